@@ -1,0 +1,307 @@
+"""How an experiment is composed: the schemas, the resolvers, safe instantiation, and the wrapper of every command."""
+
+import importlib
+import inspect
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from functools import cache, wraps
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from saltseg.errors import SaltsegError, near_miss
+
+# Before the first import of albumentations: it would ask a package index for its newest version.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+PACKAGE = Path(__file__).parent
+#: ``conf/`` stands at the top of a checkout and travels inside the wheel as ``saltseg/conf``.
+CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
+
+#: Whose classes a configuration may name. A run directory can come from a stranger; its config must not run their code.
+TRUSTED = ("saltseg", "torch.nn", "torch.optim", "lightning", "segmentation_models_pytorch", "albumentations", "torchmetrics")
+
+
+class Weights(Enum):
+    """Which checkpoint of a run."""
+
+    best = "best"
+    last = "last"
+
+
+class Tta(Enum):
+    """Test-time augmentation."""
+
+    none = "none"
+    hflip = "hflip"
+
+
+class MemoryFormat(Enum):
+    """Layout of images and weights in memory."""
+
+    auto = "auto"
+    channels_last = "channels_last"
+    contiguous = "contiguous"
+
+
+@dataclass
+class TrainConfig:
+    """The root of ``train``; the groups below it are checked against the signatures of what they name."""
+
+    data: Any = MISSING
+    model: Any = MISSING
+    loss: Any = MISSING
+    augmentation: Any = MISSING
+    optimizer: Any = MISSING
+    scheduler: Any = MISSING
+    trainer: Any = MISSING
+    callbacks: Any = MISSING
+    logger: Any = MISSING
+    seed: int = 0
+    threshold: float = 0.5
+    weights: Weights = Weights.best
+    tta: Tta = Tta.none
+    memory_format: MemoryFormat = MemoryFormat.auto
+    ckpt_path: str | None = None
+    monitor: str = "val/iou"
+    trust: list[str] = field(default_factory=list)
+    choices: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class EvaluateConfig:
+    """The root of ``evaluate``."""
+
+    run: Any = MISSING
+    split: Any = None
+    threshold: Any = None
+    tta: Tta | None = None
+    weights: Weights | None = None
+    trust: list[str] = field(default_factory=list)
+
+
+@dataclass
+class DatasetConfig:
+    """The root of ``dataset``."""
+
+    action: str = "verify"
+    data: Any = MISSING
+    seed: int = 0
+    trust: list[str] = field(default_factory=list)
+    choices: dict[str, Any] = field(default_factory=dict)
+
+
+def default_data() -> str:
+    """``tgs`` where the TGS data is found, else the embedded ``synthetic`` set."""
+    from saltseg.data.tgs import find_tgs
+
+    return "tgs" if find_tgs(Path(os.environ.get("SALTSEG_TGS", "data/tgs"))) else "synthetic"
+
+
+@cache
+def claim(parent: str) -> str:
+    """A directory of this process alone under ``parent``, named by date and time."""
+    now = datetime.now()
+    day = Path(parent) / f"{now:%Y-%m-%d}"
+    day.mkdir(parents=True, exist_ok=True)
+    for suffix in ("", *(f"-{k}" for k in range(2, 1000))):
+        directory = day / f"{now:%H-%M-%S}{suffix}"
+        try:
+            directory.mkdir()
+        except FileExistsError:
+            continue
+        return str(directory)
+    raise SaltsegError(f"No free directory under {day}.")
+
+
+def slug(overrides: str) -> str:
+    """What makes a job of a sweep different, usable as a file name unquoted."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", overrides).strip("-.")[:100] or "job"
+
+
+def hardware(setting: str) -> str:
+    """A setting that suits this machine, see :mod:`saltseg.hardware`."""
+    from saltseg.hardware import detect
+
+    return str(getattr(detect(), setting))
+
+
+def register() -> None:
+    """Make the resolvers and schemas known."""
+    OmegaConf.register_new_resolver("default_data", default_data, replace=True)
+    OmegaConf.register_new_resolver("claim", claim, replace=True)
+    OmegaConf.register_new_resolver("slug", slug, replace=True)
+    OmegaConf.register_new_resolver("hardware", hardware, replace=True)
+    store = ConfigStore.instance()
+    for name, schema in (("train", TrainConfig), ("evaluate", EvaluateConfig), ("dataset", DatasetConfig)):
+        store.store(name=f"{name}_schema", node=schema)
+
+
+def app(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
+    """Make a job a command: ``conf/<name>.yaml`` composed with the command line's overrides.
+
+    What a user can mend is printed as one message, with status 1; Ctrl-C gives 130; anything else is a bug of ours
+    and keeps its traceback.
+    """
+
+    def decorate(job: Callable[[DictConfig], Any]) -> Callable[[], Any]:
+        @wraps(job)
+        def command() -> Any:
+            os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+            register()
+            try:
+                return hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)()
+            except KeyboardInterrupt as stop:
+                print(f"\n{str(stop) or 'Stopped.'}", file=sys.stderr)
+                sys.exit(130)
+            except (SaltsegError, HydraException, OmegaConfBaseException) as error:
+                if os.environ.get("SALTSEG_TRACEBACK"):
+                    traceback.print_exc()
+                print(f"\nsaltseg: {explain(error)}", file=sys.stderr)
+                sys.exit(1)
+
+        return command
+
+    return decorate
+
+
+def explain(error: BaseException) -> str:
+    """An error of composing, in words for a person, with the near miss."""
+    if isinstance(error, SaltsegError):
+        return str(error)
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.key is not None:
+            parent = cause.parent_node
+            known = [str(k) for k in parent] if isinstance(parent, DictConfig) else []
+            where = cause.full_key or cause.key
+            return f"{where}: there is no such key.{near_miss(str(cause.key), known)}"
+        cause = cause.__cause__ or cause.__context__
+    text = str(error)
+    option = re.search(r"Could not find '([^'/]+)/([^']+)'", text)
+    if option:
+        group, choice = option.groups()
+        known = [p.stem for p in (CONF / group).glob("*.yaml")]
+        return f"{group}={choice}: there is no such {group}.{near_miss(choice, known)}"
+    unmatched = re.search(r"Could not override '([^']+)'\.?\s*No match in the defaults list", text)
+    if unmatched:
+        known = [p.name for p in CONF.iterdir() if p.is_dir()] + list(TrainConfig.__dataclass_fields__)
+        return f"{unmatched.group(1)}: there is no such key or group.{near_miss(unmatched.group(1), known)}"
+    return text
+
+
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """A configuration as plain containers and values."""
+    plain = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+    assert isinstance(plain, dict)
+    return {str(k): v for k, v in plain.items()}
+
+
+def choices() -> dict[str, str]:
+    """The chosen YAML of each group, as the command line would name it."""
+    chosen = HydraConfig.get().runtime.choices
+    return {k: v for k, v in chosen.items() if not k.startswith("hydra/") and v is not None}
+
+
+def locate(target: str, trust: Sequence[str] = ()) -> Any:
+    """The class or function that a ``_target_`` names.
+
+    Raises:
+        SaltsegError: if it does not exist, or is not of a package that may be named.
+    """
+    allowed = (*TRUSTED, *trust)
+    if not any(target == p or target.startswith(f"{p}.") for p in allowed):
+        raise SaltsegError(
+            f"_target_: {target} is of none of the packages that a configuration may name ({', '.join(allowed)}). "
+            f"If you trust its authors, add trust=[{target.split('.')[0]}]."
+        )
+    module, _, name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        raise SaltsegError(f"_target_: {target}: there is no module {error.name}.") from error
+    except AttributeError as error:
+        names = [n for n in dir(importlib.import_module(module)) if not n.startswith("_")]
+        raise SaltsegError(f"_target_: {module} has no {name}.{near_miss(name, names)}") from error
+    home = getattr(found, "__module__", None) or module
+    own = home == "saltseg" or home.startswith("saltseg.")
+    if not any(home == p or home.startswith(f"{p}.") for p in (*allowed, "torch")) or not (
+        inspect.isclass(found) or own or any(home.startswith(p) for p in trust)
+    ):
+        raise SaltsegError(f"_target_: {target} is not a class of {module}; a configuration may name nothing else.")
+    return found
+
+
+def parameters(target: Any) -> set[str]:
+    """The names of the arguments that ``target`` takes, through the base classes that its ``**kwargs`` go to."""
+    makers = [c.__init__ for c in target.__mro__ if "__init__" in vars(c)] if inspect.isclass(target) else [target]
+    names: set[str] = set()
+    for maker in makers:
+        try:
+            found = inspect.signature(maker).parameters.values()
+        except ValueError:
+            break
+        names |= {p.name for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} - {"self"}
+        if not any(p.kind is p.VAR_KEYWORD for p in found):
+            break
+    return names
+
+
+def instantiate(node: Any, trust: Sequence[str] = (), **extra: Any) -> Any:
+    """Build what a node describes, as ``hydra.utils.instantiate`` does, from trusted classes and checked names.
+
+    Raises:
+        SaltsegError: if a ``_target_`` may not be named, an argument's name is not in its signature (many libraries
+            swallow misspelt ones), or an argument's value is refused.
+    """
+    _check(node, trust, "")
+    try:
+        return hydra.utils.instantiate(node, **extra, _convert_="all")
+    except HydraException as error:
+        cause = error.__cause__
+        if isinstance(cause, SaltsegError):
+            raise cause from None
+        if isinstance(cause, TypeError | ValueError):
+            raise SaltsegError(f"{_target(node)}: {cause}") from error
+        raise
+
+
+def _target(node: Any) -> str:
+    return str(node.get("_target_", "")) if isinstance(node, Mapping | DictConfig) else ""
+
+
+def _check(node: Any, trust: Sequence[str], where: str) -> None:
+    if isinstance(node, list | ListConfig):
+        for k, item in enumerate(node):
+            _check(item, trust, f"{where}[{k}]")
+    if not isinstance(node, Mapping | DictConfig):
+        return
+    target = node.get("_target_")
+    if target is not None:
+        found = locate(str(target), trust)
+        options = any(
+            p.kind is p.VAR_KEYWORD for p in inspect.signature(found).parameters.values()
+        ) and not inspect.isclass(found)
+        known = parameters(found)
+        for name in node:
+            if not str(name).startswith("_") and str(name) not in known and not options:
+                raise SaltsegError(f"{where or target}: {target} takes no '{name}'.{near_miss(str(name), known)}")
+    for name, value in node.items():
+        _check(value, trust, f"{where}.{name}" if where else str(name))
+
+
+def listed(node: Any, trust: Sequence[str] = (), **extra: Any) -> list[Any]:
+    """A named dict of nodes as a list of what they describe, in their order; those set to null left out."""
+    return [instantiate(item, trust, **extra) for item in (node or {}).values() if item is not None]

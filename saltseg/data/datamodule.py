@@ -1,0 +1,209 @@
+"""The LightningDataModule: owns the images in memory, their split, and the batches made of them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from saltseg.data.images import Array8, Images
+from saltseg.data.prepare import Fit, Normalization, fit_array, fitted_shape
+from saltseg.data.split import Split, SplitConfig, split
+
+cv2.setNumThreads(0)  # The cores belong to the network.
+
+Sample = tuple[int, Array8, Array8]
+Batch = dict[str, Any]
+
+
+class Drawn(Dataset[Sample]):
+    """Training images, each augmented by a draw from (seed, epoch, index) alone.
+
+    So a draw does not depend on the number of workers, on the batch it lands in, or on what ran before a resume.
+
+    Args:
+        images: N images H×W uint8.
+        masks: N masks H×W uint8.
+        transform: an albumentations ``Compose``, or None.
+        seed: of the draws.
+    """
+
+    def __init__(self, images: Sequence[Array8], masks: Sequence[Array8], transform: Any, seed: int) -> None:
+        self.images, self.masks, self.transform, self.seed = images, masks, transform, seed
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        """(index, epoch) to (index, image, mask)."""
+        index, epoch = key
+        image, mask = self.images[index], self.masks[index]
+        if self.transform is not None:
+            self.transform.set_random_seed(int(np.random.SeedSequence((self.seed, epoch, index)).generate_state(1)[0]))
+            drawn = self.transform(image=image, mask=mask)
+            image, mask = drawn["image"], drawn["mask"]
+        return index, image, mask
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Yields (index, epoch) in an order drawn from (seed, epoch); the Trainer calls :meth:`set_epoch`."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count, self.seed, self.epoch = count, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
+        return ((int(k), self.epoch) for k in order)
+
+
+def collate(samples: Sequence[Sample], fit: Fit) -> Batch:
+    """Samples to a batch, fitted to the largest of them.
+
+    Returns:
+        ``image`` and ``mask``: B×1×H×W uint8; ``index``: B int64; ``truth``: the B masks as they came, h×w uint8.
+    """
+    shape = fitted_shape(*(image.shape for _, image, _ in samples))
+    return {
+        "image": torch.from_numpy(np.stack([fit_array(i, shape, fit) for _, i, _ in samples])[:, None]),
+        "mask": torch.from_numpy(np.stack([fit_array(m, shape, fit, is_mask=True) for _, _, m in samples])[:, None]),
+        "index": torch.tensor([k for k, _, _ in samples]),
+        "truth": [torch.from_numpy(m) for _, _, m in samples],
+    }
+
+
+def batches_by_shape(shapes: Sequence[tuple[int, ...]], batch_size: int) -> list[list[int]]:
+    """Positions in batches whose images have the same fitted shape, so that no score depends on its batch."""
+    members: dict[tuple[int, int], list[int]] = {}
+    for position, shape in enumerate(shapes):
+        members.setdefault(fitted_shape(shape), []).append(position)
+    return [group[k : k + batch_size] for group in members.values() for k in range(0, len(group), batch_size)]
+
+
+class SaltDataModule(LightningDataModule, ABC):
+    """Images and masks in memory as uint8, divided, augmented and batched. A dataset is a subclass with :meth:`read`.
+
+    Args:
+        split: see :class:`~saltseg.data.split.SplitConfig`.
+        augmentation: an albumentations ``Compose`` for the training images, or None.
+        batch_size: images of a training step, and of a validation step.
+        num_workers: processes that augment; ``auto``: none on a CPU, whose cores the network needs, 4 for a GPU.
+        fit: how an image gets to a multiple of 32: mirrored beyond its edges (``pad``) or stretched (``resize``).
+        normalize: see :class:`~saltseg.data.prepare.Normalize`.
+        ignore_suspect: train without the images whose labels are probably wrong.
+        seed: of the order and the augmentation.
+    """
+
+    def __init__(
+        self,
+        *,
+        split: SplitConfig | Mapping[str, Any] | None = None,
+        augmentation: Any = None,
+        batch_size: int = 32,
+        num_workers: int | Literal["auto"] = "auto",
+        fit: Fit = "pad",
+        normalize: Normalization = "imagenet",
+        ignore_suspect: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.split_config = split if isinstance(split, SplitConfig) else SplitConfig(**dict(split or {}))
+        self.augmentation, self.batch_size, self.fit, self.normalize = augmentation, batch_size, fit, normalize
+        self.ignore_suspect, self.seed = ignore_suspect, seed
+        self.num_workers = num_workers
+        self._images: Images | None = None
+        self._split: Split | None = None
+
+    @abstractmethod
+    def read(self) -> Images:
+        """All labelled images.
+
+        Raises:
+            SaltsegError: if something is missing or damaged.
+        """
+
+    @property
+    def images(self) -> Images:
+        """All labelled images, read once."""
+        if self._images is None:
+            self._images = self.read()
+        return self._images
+
+    @property
+    def division(self) -> Split:
+        """Which image is in which part."""
+        if self._split is None:
+            self._split = split(self.images, self.split_config)
+        return self._split
+
+    def part(self, name: str) -> Images:
+        """The images of ``train`` (less the suspect ones, if so configured), ``val`` or ``test``."""
+        positions = self.division.indices(name)
+        if name == "train" and self.ignore_suspect:
+            positions = positions[~self.images.suspect[positions]]
+        return self.select(positions)
+
+    def select(self, positions: Any) -> Images:
+        """The images at ``positions``, in that order."""
+        whole = self.images
+        pick = [int(p) for p in positions]
+        return replace(
+            whole,
+            ids=[whole.ids[p] for p in pick],
+            images=[whole.images[p] for p in pick],
+            masks=[whole.masks[p] for p in pick],
+            depth=whole.depth[pick],
+            group=[whole.group[p] for p in pick],
+            suspect=whole.suspect[pick],
+            part=None if whole.part is None else [whole.part[p] for p in pick],
+        )
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Shuffled and augmented."""
+        images = self.part("train")
+        workers = self._workers()
+        return DataLoader(
+            Drawn(images.images, images.masks, self.augmentation, self.seed),
+            batch_size=self.batch_size,
+            sampler=EpochSampler(len(images), self.seed),
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            collate_fn=partial(collate, fit=self.fit),
+        )
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """In order, as they are."""
+        return self._plain(self.part("val"))
+
+    def test_dataloader(self) -> DataLoader[Sample]:
+        """In order, as they are."""
+        return self._plain(self.part("test"))
+
+    def _plain(self, images: Images) -> DataLoader[Sample]:
+        batches = batches_by_shape([i.shape for i in images.images], self.batch_size)
+        return DataLoader(
+            Drawn(images.images, images.masks, None, self.seed),
+            batch_sampler=[[(k, 0) for k in batch] for batch in batches],
+            collate_fn=partial(collate, fit=self.fit),
+        )
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Only what the network sees; the truth is compared on the host."""
+        return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
+
+    def _workers(self) -> int:
+        if self.num_workers != "auto":
+            return int(self.num_workers)
+        return 4 if torch.cuda.is_available() else 0

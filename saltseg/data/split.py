@@ -1,0 +1,156 @@
+"""Which image trains, which validates and which tests: deterministic, stratified, nothing identical on two sides."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saltseg.data import mosaic
+from saltseg.data.images import Images
+from saltseg.errors import SaltsegError
+
+PARTS = ("train", "val", "test")
+UNUSED = ""
+
+
+@dataclass
+class SplitConfig:
+    """How to divide the data.
+
+    Attributes:
+        train, val, test: a number of images, or a share below 1; ``train: null`` takes what is left.
+        seed: of the division; not moved by the training's seed, so that runs stay comparable.
+        stratify: ``coverage`` gives every part the same distribution of salt shares; ``none`` draws at random.
+        group: what stays together: ``mosaic`` tiles that touch, ``given`` the dataset's own groups, or ``none``.
+        folds: for cross-validation: how many parts train + val are dealt into.
+        fold: which of them validates; ``null``: no cross-validation, the sizes above.
+    """
+
+    train: int | float | None = 3420
+    val: int | float = 380
+    test: int | float = 200
+    seed: int = 0
+    stratify: Literal["coverage", "none"] = "coverage"
+    group: Literal["none", "mosaic", "given"] = "none"
+    folds: int = 10
+    fold: int | None = None
+
+
+@dataclass(frozen=True)
+class Split:
+    """N parts (train/val/test, or "" for unused) and N fold numbers (−1: not dealt)."""
+
+    part: NDArray[np.str_]
+    fold: NDArray[np.int64]
+
+    def indices(self, part: str) -> NDArray[np.int64]:
+        """Positions of the images of ``part``, ascending."""
+        return np.flatnonzero(self.part == part)
+
+
+def identical(images: Sequence[NDArray[np.uint8]]) -> list[str]:
+    """N digests; equal for byte-identical images of one shape."""
+    return [hashlib.blake2b(repr(i.shape).encode() + i.tobytes(), digest_size=16).hexdigest() for i in images]
+
+
+def split(images: Images, config: SplitConfig) -> Split:
+    """Divide ``images``.
+
+    Images that occur more than once (TGS: 80 black ones) always train, in every fold: held out, they would be scored
+    several times over for one decision, and a black image is no decision at all.
+
+    Raises:
+        SaltsegError: if more images are asked for than there are, or a fold that does not exist.
+    """
+    count = len(images)
+    part = np.full(count, UNUSED, dtype="<U5")
+    fold = np.full(count, -1, dtype=np.int64)
+    if images.part is not None:
+        return Split(np.array(images.part, dtype="<U5"), fold)
+
+    sizes = _sizes(config, count)
+    rng = np.random.default_rng(config.seed)
+    digests = identical(images.images)
+    repeated = np.array([digests.count(d) > 1 for d in digests]) if len(set(digests)) < count else np.zeros(count, bool)
+    units = _units(images, config, ~repeated)
+    order = _stratified_order(units, images.coverage, config.stratify == "coverage", rng)
+
+    test, order = _take(order, sizes["test"])
+    part[test] = "test"
+    if config.fold is None:
+        val, order = _take(order, sizes["val"])
+        part[val] = "val"
+    else:
+        if not 0 <= config.fold < config.folds:
+            raise SaltsegError(f"data.split: fold {config.fold} does not exist; data.fold is 0 … {config.folds - 1}.")
+        fill = np.zeros(config.folds, dtype=np.int64)
+        for unit in order:
+            k = int(fill.argmin())
+            fold[unit] = k
+            fill[k] += len(unit)
+        part[fold == config.fold] = "val"
+        order = [u for u in order if fold[u[0]] != config.fold]
+    train = np.concatenate([*order, np.flatnonzero(repeated)]).astype(np.int64)
+    if config.fold is None and len(train) > sizes["train"]:
+        train = rng.permutation(train)[: sizes["train"]]
+    part[train] = "train"
+    return Split(part, fold)
+
+
+def _sizes(config: SplitConfig, count: int) -> dict[str, int]:
+    wanted = {"train": config.train, "val": config.val, "test": config.test}
+    sizes = {p: round(n * count) if isinstance(n, float) and n < 1 else int(n) for p, n in wanted.items() if n is not None}
+    sizes.setdefault("train", count - sum(sizes.values()))
+    if sum(sizes.values()) > count or min(sizes.values()) < 1:
+        asked = " + ".join(f"{p} {sizes[p]}" for p in PARTS)
+        raise SaltsegError(
+            f"data.split asks for {asked} images, but there are {count}. Every part needs at least one image; "
+            "set data.split.train, .val and .test to what the data holds (train=null takes what is left)."
+        )
+    return sizes
+
+
+def _units(images: Images, config: SplitConfig, usable: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
+    """What moves as one: arrays of positions."""
+    positions = np.flatnonzero(usable)
+    if config.group == "none":
+        return [np.array([p]) for p in positions]
+    names = mosaic.groups(images.images) if config.group == "mosaic" else images.group
+    members: dict[str, list[int]] = {}
+    for p in positions:
+        members.setdefault(names[p] or f"alone {p}", []).append(int(p))
+    return [np.array(m) for m in members.values()]
+
+
+def _stratified_order(
+    units: list[NDArray[np.int64]], coverage: NDArray[np.float64], stratify: bool, rng: np.random.Generator, block: int = 20
+) -> list[NDArray[np.int64]]:
+    """A random order of the units, every prefix of which has about the coverage distribution of the whole.
+
+    Units are sorted by coverage and cut into blocks; the order takes a random unit of every block, then another one.
+    """
+    shuffled = [units[k] for k in rng.permutation(len(units))]
+    if not stratify:
+        return shuffled
+    shuffled.sort(key=lambda unit: float(coverage[unit].mean()))
+    turn = np.concatenate([rng.permutation(min(block, len(shuffled) - k)) for k in range(0, len(shuffled), block)])
+    return [shuffled[k] for k in np.argsort(turn, kind="stable")]
+
+
+def _take(
+    order: list[NDArray[np.int64]], size: int
+) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
+    """The first units that fill ``size`` images without exceeding it, and the units that are left."""
+    taken: list[NDArray[np.int64]] = []
+    left: list[NDArray[np.int64]] = []
+    room = size
+    for unit in order:
+        if len(unit) <= room:
+            taken.append(unit)
+            room -= len(unit)
+        else:
+            left.append(unit)
+    return np.concatenate(taken) if taken else np.empty(0, np.int64), left

@@ -1,0 +1,17 @@
+"""Errors that a person reads: what is wrong, what was expected, what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class SaltsegError(Exception):
+    """Something a user can mend. Commands print its message alone, without a traceback, and exit with status 1."""
+
+
+def near_miss(word: str, known: Iterable[object]) -> str:
+    """``" Did you mean 'resnet18'?"`` when ``word`` is close to something known, else what there is, shortened."""
+    options = sorted({str(k) for k in known})
+    close = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
+    if close:
+        return f" Did you mean '{close[0]}'?"
+    return f" There is: {', '.join(options[:30])}{' …' if len(options) > 30 else ''}." if options else ""

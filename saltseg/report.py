@@ -1,0 +1,53 @@
+"""What a run tells the person who watches it."""
+
+import numpy as np
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from saltseg import figures
+from saltseg.data.datamodule import SaltDataModule
+from saltseg.metrics import SCORES
+from saltseg.module import SaltModule
+from saltseg.run import Run
+
+console = Console(soft_wrap=True)
+
+
+def announce(config: DictConfig, data: SaltDataModule, module: SaltModule) -> None:
+    """What is about to be trained, on what, and how."""
+    counts = {p: len(data.part(p)) for p in ("train", "val", "test")}
+    weights = sum(p.numel() for p in module.net.parameters()) / 1e6
+    console.print(f"data: [bold]{config.choices.data}[/bold], " + ", ".join(f"{n} {p}" for p, n in counts.items()))
+    console.print(f"model: [bold]{config.choices.model}[/bold], {weights:.1f} M weights, encoder {module.net.encoder_init}")
+    console.print(
+        f"machine: {config.trainer.accelerator}, precision {config.trainer.precision}, {config.memory_format.value}"
+    )
+
+
+def draw_data(run: Run, data: SaltDataModule) -> None:
+    """The pictures that are known before training: samples and an augmented batch."""
+    count = len(data.images)
+    picked = np.random.default_rng(0).choice(count, min(20, count), replace=False)
+    samples = data.select(np.sort(picked))
+    figures.samples(samples.images, samples.masks, samples.titles(), run.figures / "samples.png")
+    batch = next(iter(data.train_dataloader()))
+    figures.batch(batch["image"][:, 0].numpy(), batch["mask"][:, 0].numpy(), run.figures / "batch.png")
+
+
+def show_scores(run: Run) -> None:
+    """A short table of the scores, and where everything is."""
+    metrics = run.metrics()
+    table = Table(title=f"{metrics['dataset']}, weights={metrics['weights']}, tta={metrics['tta']}", title_justify="left")
+    table.add_column("")
+    for score in SCORES:
+        table.add_column(score, justify="right")
+    rows = [(p, "", metrics["threshold"]) for p in ("val", "test", "heldout")]
+    rows += [(p, "_best", metrics.get("threshold_best")) for p in ("val", "test", "heldout")]
+    for part, suffix, threshold in rows:
+        if f"{part}{suffix}/iou" in metrics:
+            values = [metrics[f"{part}{suffix}/{s}"] for s in SCORES]
+            table.add_row(f"{part} at {threshold:g}", *("–" if v is None else f"{v:.4f}" for v in values))
+    console.print(table)
+    console.print(f"run: {run.path}\nfigures: {run.figures}")
+

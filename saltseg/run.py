@@ -1,0 +1,222 @@
+"""The run directory: what a run leaves, read and written in one place."""
+
+import json
+import math
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from omegaconf import DictConfig, OmegaConf
+
+from saltseg.errors import SaltsegError
+
+HISTORY_COLUMNS = (
+    "epoch", "loss_name", "lr", "train/loss", "val/loss", "val/iou", "val/dice", "val/map", "images_per_second", "seconds",
+)  # fmt: skip
+
+#: Whose versions change a result.
+PACKAGES = ("saltseg", "torch", "lightning", "segmentation-models-pytorch", "timm", "albumentations", "numpy")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's directory.
+
+    Attributes:
+        path: of the directory.
+    """
+
+    path: Path
+
+    @classmethod
+    def begin(cls, path: Path) -> "Run":
+        """A new run in ``path``.
+
+        Raises:
+            SaltsegError: if there is one already.
+        """
+        run = cls(path)
+        if run.config_file.exists():
+            raise SaltsegError(
+                f"hydra.run.dir: {path} already holds a run. Choose another directory, or leave hydra.run.dir out to "
+                "have one made under outputs/."
+            )
+        run.checkpoints.mkdir(parents=True, exist_ok=True)
+        run.figures.mkdir(exist_ok=True)
+        return run
+
+    @classmethod
+    def finished(cls, path: str | Path) -> "Run":
+        """A run that was made before.
+
+        Raises:
+            SaltsegError: if ``path`` holds none, or one that did not finish.
+        """
+        run = cls(Path(path))
+        if not run.config_file.is_file():
+            raise SaltsegError(f"run: {path} is not a run: it has no config.yaml. Name a directory that training made.")
+        if not run.metrics_file.is_file() or run.metrics().get("status") != "finished":
+            raise SaltsegError(
+                f"run: {path} did not finish. Resume it with "
+                f"`python -m saltseg.train … ckpt_path={run.last_checkpoint}`, then name the new run."
+            )
+        return run
+
+    @contextmanager
+    def outcome(self) -> Iterator[None]:
+        """Record in ``metrics.json`` how the work inside ended, when it didn't finish."""
+        try:
+            yield
+        except BaseException as error:
+            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            self.write_metrics({"status": status, "error": f"{type(error).__name__}: {error}"})
+            raise
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def history_file(self) -> Path:
+        return self.path / "history.csv"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def best_checkpoint(self) -> Path:
+        return self.checkpoints / "best.ckpt"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        return self.checkpoints / "last.ckpt"
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    def checkpoint(self, weights: str) -> Path:
+        """``best`` or ``last``."""
+        return self.checkpoints / f"{weights}.ckpt"
+
+    def config(self) -> DictConfig:
+        """The resolved configuration that the run was made with."""
+        loaded = OmegaConf.load(self.config_file)
+        if not isinstance(loaded, DictConfig):
+            raise SaltsegError(f"{self.config_file} is not a configuration.")
+        return loaded
+
+    def history(self) -> pd.DataFrame:
+        """A row per epoch."""
+        return pd.read_csv(self.history_file)
+
+    def metrics(self) -> dict[str, Any]:
+        """The flat scores."""
+        loaded: dict[str, Any] = json.loads(self.metrics_file.read_text())
+        return loaded
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write ``config.yaml``: plain values, nothing left to resolve."""
+        _whole(self.config_file, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+
+    def write_environment(self) -> None:
+        """Write ``environment.json``: versions, device, commit, command line."""
+        import torch
+
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
+        self.write_json(
+            self.path / "environment.json",
+            {
+                "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+                "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+                "git_commit": _commit(),
+                "python": platform.python_version(),
+                "platform": platform.platform(),
+                "device": device,
+                "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+                "threads": torch.get_num_threads(),
+                "packages": {p: metadata.version(p) for p in PACKAGES},
+            },
+        )
+
+    def write_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Write ``metrics.json``."""
+        self.write_json(self.metrics_file, metrics)
+
+    def write_json(self, file: Path, content: Mapping[str, Any]) -> None:
+        """Write JSON whole; what is not a number becomes null, which every reader takes."""
+        _whole(file, json.dumps({k: _plain(v) for k, v in content.items()}, indent=2) + "\n")
+
+    def write_table(self, file: Path, table: pd.DataFrame) -> None:
+        """Write a CSV whole; floats by the shortest text that reads back as themselves."""
+        _whole(file, table.to_csv(index=False))
+
+    def write_arrays(self, file: Path, **arrays: np.ndarray[Any, Any]) -> None:
+        """Write an NPZ whole."""
+        partial = file.with_suffix(".partial.npz")
+        np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]
+        partial.replace(file)
+
+    def adopt(self, checkpoint: Path) -> None:
+        """Carry over from the run of ``checkpoint`` what a resume needs: its history up to there and its best weights.
+
+        Raises:
+            SaltsegError: if ``checkpoint`` is not in a run's ``checkpoints`` folder.
+        """
+        import torch
+
+        before = Run(checkpoint.resolve().parent.parent)
+        if not checkpoint.is_file():
+            raise SaltsegError(f"ckpt_path: {checkpoint} does not exist. Expected checkpoints/last.ckpt of a run.")
+        if not before.history_file.is_file():
+            raise SaltsegError(f"ckpt_path: {before.path} holds no history.csv, so {checkpoint} can't be resumed.")
+        done = int(torch.load(checkpoint, map_location="cpu", weights_only=True)["epoch"])
+        history = before.history()
+        self.write_table(self.history_file, history[history["epoch"] <= done])
+        if before.best_checkpoint.is_file():
+            partial = self.best_checkpoint.with_suffix(".partial")
+            shutil.copyfile(before.best_checkpoint, partial)
+            partial.replace(self.best_checkpoint)
+
+
+def _whole(file: Path, text: str) -> None:
+    """Write so that a reader finds the old content or the new one, never half of it."""
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(file)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _commit() -> str | None:
+    """The commit of this code, or None outside a checkout."""
+    where = Path(__file__).parent
+    done = subprocess.run(["git", "-C", str(where), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

@@ -1,0 +1,163 @@
+"""``python -m saltseg.train``: an experiment becomes a run."""
+
+import logging
+import time
+import warnings
+from dataclasses import make_dataclass
+from inspect import Parameter, signature
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from lightning import Trainer
+from lightning.fabric import Fabric
+from omegaconf import DictConfig
+
+from saltseg import figures
+from saltseg.callbacks import EpochSeed, History, LossSchedule
+from saltseg.config import app, choices, instantiate, listed, resolved
+from saltseg.data.datamodule import SaltDataModule
+from saltseg.hardware import detect
+from saltseg.inference import Predictor, load_net, restore
+from saltseg.module import SaltModule, SaltNet
+from saltseg.report import announce, draw_data, show_scores
+from saltseg.run import Run
+from saltseg.scoring import score_run, split_table
+
+log = logging.getLogger(__name__)
+
+# The images are in memory and the cores are the network's: that advice doesn't apply.
+warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+
+# ``trainer.anything`` is checked against what Lightning's Trainer takes.
+ConfigStore.instance().store(
+    group="trainer",
+    name="schema",
+    node=make_dataclass(
+        "TrainerConfig",
+        [("_target_", str, "lightning.Trainer")]
+        + [
+            (p.name, Any, None if p.default is Parameter.empty else p.default)
+            for p in signature(Trainer.__init__).parameters.values()
+            if p.name not in ("self", "callbacks", "logger", "default_root_dir")
+        ],
+    ),
+)
+
+
+def train(config: DictConfig) -> float:
+    """Fit, score and report one experiment; returns the best epoch's monitored value."""
+    run = begin(config)
+    with run.outcome():
+        lightning.seed_everything(config.seed, workers=True, verbose=False)
+        data = make_data(config)
+        run.write_table(run.path / "split.csv", split_table(data))
+        module = make_module(config, data)
+        draw_data(run, data)
+        trainer = make_trainer(config, run)
+        announce(config, data, module)
+
+        start = time.perf_counter()
+        fit(trainer, module, data, run, config)
+        seconds = time.perf_counter() - start
+
+        predictor = Predictor(
+            [load_net(run, config.weights.value, config.trust)],
+            fit=data.fit,
+            tta=config.tta.value,
+            batch_size=data.batch_size,
+            fabric=Fabric(accelerator=config.trainer.accelerator, devices=1, precision=config.trainer.precision),
+            memory_format=config.memory_format.value,
+        )
+        metrics = score_run(run, data, predictor, config.threshold)
+        history = run.history()
+        figures.curves(history, run.figures / "curves.png")
+        run.write_metrics(
+            {
+                **metrics,
+                "weights": config.weights.value,
+                "tta": config.tta.value,
+                "encoder_init": module.net.encoder_init,
+                "dataset": config.choices.data,
+                "trained_by": run.path.name,
+                "train_seconds": round(seconds, 1),
+                "images_per_second": round(float(history["images_per_second"].median()), 2),
+                "status": "finished",
+            }
+        )
+        show_scores(run)
+    return float(history[config.monitor].max())
+
+
+def begin(config: DictConfig) -> Run:
+    """The run's directory, with all that is known before the work starts."""
+    run = Run.begin(Path(HydraConfig.get().runtime.output_dir))
+    config.choices = choices()
+    if config.memory_format.value == "auto":
+        config.memory_format = detect().memory_format
+    run.write_config(resolved(config))
+    run.write_environment()
+    if config.ckpt_path is not None:
+        run.adopt(Path(config.ckpt_path))
+    return run
+
+
+def make_data(config: DictConfig) -> SaltDataModule:
+    """The data with the augmentation of the training images."""
+    import albumentations
+
+    transforms = listed(config.augmentation.transforms, config.trust)
+    augmentation = albumentations.Compose(transforms) if transforms else None
+    data: SaltDataModule = instantiate(config.data, config.trust, augmentation=augmentation, seed=config.seed)
+    return data
+
+
+def make_module(config: DictConfig, data: SaltDataModule) -> SaltModule:
+    """The network with its optimizer and scheduler."""
+    net = SaltNet(instantiate(config.model, config.trust), data.normalize)
+    if config.memory_format.value == "channels_last":
+        net.net.to(memory_format=torch.channels_last)
+    scheduler = instantiate(config.scheduler, config.trust) if config.scheduler.get("_target_") else None
+    optimizer = instantiate(config.optimizer, config.trust)
+    return SaltModule(net, optimizer, scheduler, data.fit, config.monitor)
+
+
+def make_trainer(config: DictConfig, run: Run) -> Trainer:
+    """Lightning's Trainer with the schedule, the history and what the config names."""
+    callbacks = [
+        LossSchedule(instantiate(config.loss, config.trust)["phases"]),
+        EpochSeed(config.seed),
+        History(run),
+        *listed(config.callbacks, config.trust),
+    ]
+    trainer: Trainer = instantiate(
+        config.trainer,
+        config.trust,
+        callbacks=callbacks,
+        logger=listed(config.logger, config.trust) or False,
+        default_root_dir=str(run.path),
+    )
+    return trainer
+
+
+def fit(trainer: Trainer, module: SaltModule, data: SaltDataModule, run: Run, config: DictConfig) -> None:
+    """Train, from the start or from where another run stopped."""
+    if config.ckpt_path is not None:
+        restore(module.net, Path(config.ckpt_path))
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=config.ckpt_path, weights_only=True)
+    except SystemExit as stop:  # Lightning's way to pass on Ctrl-C; a job never exits
+        hint = f"Resume with: ckpt_path={run.last_checkpoint}" if run.last_checkpoint.exists() else "No epoch was done."
+        raise KeyboardInterrupt(f"Stopped in epoch {trainer.current_epoch}. {hint}") from stop
+    if trainer.fast_dev_run:  # which writes no checkpoints; the rest of the way is to be tried, too
+        for file in (run.best_checkpoint, run.last_checkpoint):
+            trainer.save_checkpoint(file)
+
+
+main = app("train")(train)
+
+if __name__ == "__main__":
+    main()
