@@ -1,5 +1,6 @@
 """What happens around the epochs: the loss schedule, the history, the checkpoints, the progress bar."""
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -147,6 +148,9 @@ class Checkpoint(ModelCheckpoint):
 
 class Progress(TQDMProgressBar):
     """A bar with images/s, the loss in force and the latest IoU; a line per epoch where the output is not a terminal."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=1 if sys.stdout.isatty() else 0)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """What stands at the end of the bar."""

@@ -85,19 +85,29 @@ def download(root: Path) -> None:
     Raises:
         SaltsegError: if kagglehub is not installed, there is no token, Kaggle can't be reached or refuses.
     """
-    if find_layout(root) is not None:
-        console.print(f"TGS is already in {root}; verify it by `python -m saltseg.dataset action=verify data=tgs`.")
-        return
-    fetched = fetch()
-    # kagglehub keeps its own copy, from which an interrupted download goes on; links cost no space.
-    shutil.copytree(fetched, root, copy_function=_link, dirs_exist_ok=True)
+    damaged = False
+    try:
+        if find_layout(root) is not None:
+            console.print(f"TGS is already in {root}; verify it by `python -m saltseg.dataset action=verify data=tgs`.")
+            return
+    except SaltsegError as error:
+        damaged = True
+        console.print(escape(f"{error} It is downloaded again."))
+    fetched = fetch(again=damaged)
+    try:
+        # kagglehub keeps its own copy, from which an interrupted download goes on; links cost no space.
+        shutil.copytree(fetched, root, copy_function=_link, dirs_exist_ok=True)
+    except OSError as error:
+        raise SaltsegError(
+            f"data.root: {root} can't be written ({error}). What Kaggle sent is in {fetched}."
+        ) from error
     if find_layout(root) is None:
         raise SaltsegError(f"data.root: {root} holds what Kaggle sent, but no training images. See {PAGE}/data.")
     console.print(f"TGS is in {root}. Next: `python -m saltseg.dataset action=verify data=tgs data.root={root}`.")
 
 
-def fetch() -> Path:
-    """Download by kagglehub, which never prompts; returns its folder.
+def fetch(again: bool = False) -> Path:
+    """Download by kagglehub, which never prompts; returns its folder. ``again``: also what it has already.
 
     Raises:
         SaltsegError: as :func:`download`.
@@ -106,14 +116,14 @@ def fetch() -> Path:
         import kagglehub
         import requests
         from kagglehub.config import get_kaggle_credentials
-        from kagglehub.exceptions import UnauthenticatedError
+        from kagglehub.exceptions import BackendError, DataCorruptionError, UnauthenticatedError
     except ImportError as error:
-        raise SaltsegError("action=download needs kagglehub: pip install 'saltseg[kaggle]'.") from error
+        raise SaltsegError("action=download needs kagglehub: pip install kagglehub (the extra `kaggle`).") from error
     try:
         if get_kaggle_credentials() is not None:
             # kagglehub waits for minutes for a network that isn't there.
             requests.head("https://api.kaggle.com", timeout=5)
-        return Path(kagglehub.competition_download(COMPETITION))
+        return Path(kagglehub.competition_download(COMPETITION, force_download=again))
     except UnauthenticatedError as error:
         raise SaltsegError(f"action=download: there is no Kaggle token. {TOKEN}") from error
     except (requests.ConnectionError, requests.Timeout) as error:
@@ -129,7 +139,7 @@ def fetch() -> Path:
             429: "Kaggle asks to slow down. Try again in some minutes.",
         }.get(status or 0, f"Kaggle answers {error}.")
         raise SaltsegError(f"action=download: {what}") from error
-    except Exception as error:  # a broken kaggle.json, a full disk, a damaged archive: kagglehub has a type for each
+    except (OSError, ValueError, BackendError, DataCorruptionError) as error:  # a full disk, a broken kaggle.json …
         raise SaltsegError(f"action=download: {type(error).__name__}: {error}") from error
 
 
@@ -141,7 +151,7 @@ def _link(source: str, target: str) -> None:
         os.link(source, unfinished)
     except OSError:
         shutil.copy2(source, unfinished)
-    os.replace(unfinished, target)
+    unfinished.replace(target)
 
 
 main = app("dataset")(dataset)

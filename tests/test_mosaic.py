@@ -66,7 +66,7 @@ def test_sizes_may_differ() -> None:
 @pytest.mark.tgs
 def test_tgs_has_mosaics(tgs_root: Path) -> None:
     images = read_tgs(tgs_root)
-    names, counts = np.unique(mosaic.groups(images.images), return_counts=True)
+    _, counts = np.unique(mosaic.groups(images.images), return_counts=True)
     assert 0.15 < counts[counts > 1].sum() / len(images) < 0.3
     assert counts.max() < 20  # no chain of false matches
     # Salt goes on across most of the edges at which tiles touch; between tiles drawn at random it does in 0.62.

@@ -201,10 +201,12 @@ def test_the_real_data(tgs_root: Path) -> None:
     assert len(images) == 4000
     assert sum(not mask.any() for mask in images.masks) == 1562
     assert sum(0 < int(mask.sum()) <= 10 for mask in images.masks) == 45
-    assert (images.coverage > 0.9).sum() == 245 and images.coverage.max() < 1
+    assert (images.coverage > 0.9).sum() == 245
+    assert images.coverage.max() < 1
     assert (np.nanmin(images.depth), np.nanmax(images.depth)) == (51, 959)
     found = find_suspects(images.images, images.masks)
     assert found["columns"].sum() == 113
     black = np.array([image.max() == 0 for image in images.images])
-    assert black.sum() == 80 and not (found["unlabelled"] & black).any()
+    assert black.sum() == 80
+    assert not (found["unlabelled"] & black).any()
     np.testing.assert_array_equal(images.suspect, found["columns"] | found["unlabelled"])

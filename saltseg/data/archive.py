@@ -40,6 +40,7 @@ def files(folder: Place, *suffixes: str) -> dict[str, Place]:
     """The files of a folder by their stem, sorted by it; hidden ones (``._x.png`` of macOS) left out.
 
     Args:
+        folder: on disk or in a zip.
         suffixes: those wanted, lower case with the dot; all when none is given.
 
     Raises:
@@ -84,7 +85,7 @@ def read_image(place: Place) -> NDArray[Any]:
         raise SaltsegError(f"{place} can't be decoded: {error.err}.") from error
     if pixels is None:
         raise SaltsegError(f"{place} is truncated or not an image ({len(data)} bytes): copy or download it again.")
-    return pixels
+    return np.asarray(pixels)
 
 
 def grey(pixels: NDArray[Any]) -> NDArray[Any]:
@@ -96,4 +97,4 @@ def grey(pixels: NDArray[Any]) -> NDArray[Any]:
     colour = pixels[..., :3]
     if colour.dtype not in (np.uint8, np.uint16, np.float32):  # which are all that OpenCV converts
         colour = colour.astype(np.float32)
-    return cv2.cvtColor(np.ascontiguousarray(colour), cv2.COLOR_BGR2GRAY)
+    return np.asarray(cv2.cvtColor(np.ascontiguousarray(colour), cv2.COLOR_BGR2GRAY))

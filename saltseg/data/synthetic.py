@@ -23,7 +23,7 @@ Shape = tuple[int, int]
 TILE = 101
 GRID = (3, 5)  # tiles of a section: down, across
 MARGIN = 40  # pixels around a section, made and cut off: the imaging operator wraps around
-FULL = 0.985  # more salt than this, and a tile is left out: TGS has no full mask either
+FULL = 0.98  # more salt than this, and a tile is left out: TGS has no full mask either
 
 
 class Synthetic(SaltDataModule):
@@ -101,9 +101,9 @@ def section(rng: np.random.Generator, height: int, width: int) -> tuple[Float, A
     quiet = rng.random() < 0.15
     salt = salt_distance(rng, shape, density=0.0 if quiet else 1.0)
     operator = Operator.draw(rng, shape, 0.09 if quiet else 0.060)
-    time = geologic_time(rng, salt, strength=0.35 if quiet else 1.0)
+    time = geologic_time(rng, salt, 1 / operator.frequency, strength=0.35 if quiet else 1.0)
     strata, others = (Strata.draw(rng, time, operator.frequency) for _ in range(2))
-    sediment = strata.at(time) + 0.8 * others.at(time) * smooth(rng, shape, rng.uniform(5, 18))
+    sediment = strata.at(time) + 0.8 * others.at(time) * smooth(rng, shape, rng.uniform(0.3, 1) / operator.frequency)
 
     # Salt is a hard, even block in the sediments; its contrast changes along its boundary.
     share = _sigmoid(salt / 0.7)
@@ -116,7 +116,7 @@ def section(rng: np.random.Generator, height: int, width: int) -> tuple[Float, A
 
     # Outside, noise in patches; inside, noise and a ghost of the strata, so that chaos alone tells nothing.
     rough = _unit(operator.noise(rng) + rng.uniform(0, 0.6) * operator.swings(rng))
-    level = rng.lognormal(np.log(0.15 if quiet else 0.40), 0.6) * np.exp(0.7 * smooth(rng, shape, 60))
+    level = rng.lognormal(np.log(0.15 if quiet else 0.34), 0.6) * np.exp(0.5 * smooth(rng, shape, 60))
     ghost = _unit(operator.image(ndimage.uniform_filter1d(strata.at(time + rng.uniform(20, 90)), 9, axis=1)))
     fill = _unit(0.75 * rough + rng.uniform(0, 1.3) * ghost)
     fade = _sigmoid(salt / 3)
@@ -136,10 +136,10 @@ def salt_distance(rng: np.random.Generator, shape: Shape, density: float = 1.0) 
     height, width = shape
     area = density * height * width
     distance = np.full(shape, -max(shape), np.float32)
-    for _ in range(rng.poisson(area / 45_000)):
+    for _ in range(rng.poisson(area / 57_000)):
         start, end = height * rng.uniform(-0.2, 0.75), height * rng.uniform(0.4, 1.6)
-        distance = np.maximum(distance, _body(rng, (width, height), start, end, rng.lognormal(np.log(30), 0.8)).T)
-    for _ in range(rng.poisson(area / 130_000)):
+        distance = np.maximum(distance, _body(rng, (width, height), start, end, rng.lognormal(np.log(29), 0.9)).T)
+    for _ in range(rng.poisson(area / 150_000)):
         start = width * rng.uniform(-0.5, 0.6)
         end = start + rng.lognormal(np.log(300), 0.5)
         distance = np.maximum(distance, _body(rng, shape, start, end, rng.lognormal(np.log(16), 0.9)))
@@ -155,19 +155,20 @@ def _body(rng: np.random.Generator, shape: Shape, start: float, end: float, half
     lean = np.clip(rng.normal(0, 0.3), -0.8, 0.8) * (along - shape[1] / 2)
     centre = rng.uniform(0, shape[0]) + lean + rng.gamma(1.5, 10) * curve(rng, shape[1], 70)
     low, high = (
-        centre + side * thickness + rng.gamma(1.5, 1.0) * curve(rng, shape[1], rng.uniform(4, 14)) for side in (-1, 1)
+        centre + side * thickness + rng.gamma(1.5, 0.8) * curve(rng, shape[1], rng.uniform(5, 15)) for side in (-1, 1)
     )
     distance: Float = np.minimum(np.minimum(across - low, high - across), to_end).astype(np.float32)
     return distance
 
 
-def geologic_time(rng: np.random.Generator, salt: Float, strength: float) -> Float:
+def geologic_time(rng: np.random.Generator, salt: Float, wave: float, strength: float) -> Float:
     """The field whose level lines are the strata, H×W in pixels: dipping, folded, faulted, dragged along by salt."""
     height, width = salt.shape
     z, x = np.arange(height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)
     time = z + np.float32(np.tan(np.radians(np.clip(strength * rng.normal(0, 20), -55, 55)))) * (x - width / 2)
-    for scale, amplitude in ((rng.uniform(50, 100), 22), (rng.uniform(15, 35), 5), (rng.uniform(5, 10), 1.3)):
-        time += np.float32(strength * rng.gamma(1.5, amplitude / 1.5)) * smooth(rng, salt.shape, scale)
+    for length, amplitude in ((5, 1.3), (1.5, 0.3), (0.45, 0.08)):  # folds in wavelengths: every scale of image has some
+        fold = smooth(rng, salt.shape, wave * length * rng.uniform(0.6, 1.4))
+        time += np.float32(strength * wave * amplitude * rng.gamma(1.5, 1 / 1.5)) * fold
     for _ in range(rng.poisson(width / 110)):
         dip = np.radians(rng.uniform(50, 82)) * rng.choice([-1, 1])
         beyond = (x - rng.uniform(0, width)) * np.sin(dip) > (z - height / 2) * np.cos(dip)
@@ -221,9 +222,9 @@ class Operator:
     @classmethod
     def draw(cls, rng: np.random.Generator, shape: Shape, median: float) -> "Operator":
         """A limit, and a band about a frequency whose ``median`` over sections is given."""
-        frequency = float(np.clip(rng.lognormal(np.log(median), 0.5), 0.025, 0.2))
+        frequency = float(np.clip(rng.lognormal(np.log(median), 0.5), 0.028, 0.2))
         kz = fft.fftfreq(shape[0]).astype(np.float32)[:, None]
-        kx = fft.rfftfreq(shape[1]).astype(np.float32) * np.float32(rng.lognormal(-0.7, 0.35))
+        kx = fft.rfftfreq(shape[1]).astype(np.float32) * np.float32(rng.lognormal(-0.5, 0.35))
         low, high = frequency / 2.7 * rng.uniform(0.8, 1.2), frequency * 2.4 * rng.uniform(0.8, 1.2)
         k = np.maximum(np.hypot(kz, kx), 1e-4)
         band = (1 / (1 + (low / k) ** 6) / (1 + (k / high) ** 6)).astype(np.float32)

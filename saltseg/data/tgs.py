@@ -161,7 +161,8 @@ def read_depths(layout: Layout) -> "pd.Series[float]":
 
 
 def check_pairs(images: list[str], masks: list[str], layout: Layout) -> None:
-    """
+    """Ids of images and masks must be the same.
+
     Raises:
         SaltsegError: if an image has no mask or a mask no image; names up to five.
     """

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from functools import singledispatch
 from pathlib import Path
@@ -86,8 +86,9 @@ class Report:
         coverage, pixels = images.coverage, np.array([int((mask == 1).sum()) for mask in images.masks])
         self.facts["salt share"] = f"{coverage.mean():.1%} of the pixels"
         self.facts["masks"] = (
-            f"{(pixels == 0).sum()} empty ({np.mean(pixels == 0):.1%}), {((pixels > 0) & (pixels <= 10)).sum()} with 1 to 10 "
-            f"pixels, {(coverage > 0.9).sum()} over 90% salt, {(coverage == 1).sum()} full"
+            f"{(pixels == 0).sum()} empty ({np.mean(pixels == 0):.1%}), "
+            f"{((pixels > 0) & (pixels <= 10)).sum()} with 1 to 10 pixels, "
+            f"{(coverage > 0.9).sum()} over 90% salt, {(coverage == 1).sum()} full"
         )
         known = images.depth[np.isfinite(images.depth)]
         self.facts["depths"] = (
@@ -96,7 +97,7 @@ class Report:
 
     def suspect(self, images: Images, found: Mapping[str, NDArray[np.bool_]]) -> None:
         """Keep the ids of suspect labels."""
-        self.suspects = {kind: [images.ids[k] for k in np.flatnonzero(flags)] for kind, flags in found.items()}
+        self.suspects = {kind: [images.ids[k] for k in np.flatnonzero(flags).tolist()] for kind, flags in found.items()}
 
     def table(self) -> pd.DataFrame:
         """The suspects as rows ``id,kind``."""
@@ -112,7 +113,7 @@ def verify(data: SaltDataModule) -> Report:
     """
     report = Report()
     report.describe(data.images)
-    report.suspect(data.images, {"suspect": data.images.suspect})
+    report.suspect(data.images, {"labels": data.images.suspect})
     return report
 
 
@@ -129,7 +130,7 @@ def verify_tgs(data: tgs.TGS) -> Report:
     ):
         report.facts[f"{part} in"] = str(place or "missing").replace(f"{root}{os.sep}", "")
     tiles = files(layout.images, ".png")
-    masks = report.attempt(tgs.read_mask_sources, layout) or {}
+    masks = tgs.read_mask_sources(layout)
     bits: Counter[str] = Counter()
 
     def read_mask(name: str) -> Array8:
@@ -147,7 +148,7 @@ def verify_tgs(data: tgs.TGS) -> Report:
     report.describe(images)
     if bits:
         report.facts["mask files"] = _count(bits)
-    _compare_rles(report, layout, images, masks)
+    _compare_rles(report, layout, images, tiles.keys() | masks.keys())
     held = _verify_test_images(report, root)
     if depths is not None and held:  # the table of all images tells which files are gone
         gone = sorted(set(depths.index) - set(tiles) - set(masks) - held)
@@ -156,7 +157,7 @@ def verify_tgs(data: tgs.TGS) -> Report:
     return report
 
 
-def _compare_rles(report: Report, layout: tgs.Layout, images: Images, masks: Mapping[str, Any]) -> None:
+def _compare_rles(report: Report, layout: tgs.Layout, images: Images, known: Set[str]) -> None:
     """Whether ``train.csv`` says what the files in ``masks/`` do."""
     if layout.rles is None or layout.masks is None:
         return
@@ -167,12 +168,13 @@ def _compare_rles(report: Report, layout: tgs.Layout, images: Images, masks: Map
     for name, mask in zip(images.ids, images.masks, strict=True):
         if name in official:
             decoded = report.attempt(tgs.read_mask, official[name], name)
-            if decoded is not None and (decoded != mask).any():
+            wrong = 0 if decoded is None else int((decoded != mask).sum())
+            if wrong:
                 report.problems.append(
-                    f"{masks[name]} differs from its RLE in train.csv in {(decoded != mask).sum()} pixels."
+                    f"The mask of {name} differs from its RLE in train.csv in {wrong} of {mask.size} pixels."
                 )
     report.problems += [f"{name} has no row in {layout.rles}." for name in images.ids if name not in official]
-    report.problems += [f"{name} has a row in {layout.rles}, but no mask." for name in official if name not in masks]
+    report.problems += [f"{name} has a row in {layout.rles}, but no files." for name in sorted(official.keys() - known)]
     exact = sum(official.get(n) == rle.encode(m) for n, m in zip(images.ids, images.masks, strict=True))
     agree = "agrees with the masks" if len(report.problems) == before else "differs from the masks"
     report.facts["train.csv"] = f"{len(official)} rows, {agree}, {exact} to the character"
