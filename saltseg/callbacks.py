@@ -112,6 +112,9 @@ class History(Callback):
             "images_per_second": round(self.images_per_second, 2),
             "seconds": round(time.perf_counter() - self.epoch_start, 2),
         }
+        for logger in trainer.loggers:
+            shown = row if getattr(logger, "takes_text", False) else {k: v for k, v in row.items() if k != "loss_name"}
+            logger.log_metrics({k: v for k, v in shown.items() if "/" not in k}, step=trainer.global_step)
         before = self.run.history() if self.run.history_file.exists() else pd.DataFrame(columns=list(HISTORY_COLUMNS))
         rows = [*before.to_dict("records"), row]
         self.run.write_table(self.run.history_file, pd.DataFrame(rows, columns=list(HISTORY_COLUMNS)))
@@ -147,7 +150,7 @@ class Checkpoint(ModelCheckpoint):
 
 
 class Progress(TQDMProgressBar):
-    """A bar with images/s, the loss in force and the latest IoU; a line per epoch where the output is not a terminal."""
+    """A bar with images/s, the loss in force and the latest IoU; a line an epoch where output is not a terminal."""
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=1 if sys.stdout.isatty() else 0)
@@ -168,5 +171,3 @@ class Progress(TQDMProgressBar):
         if self.is_disabled:
             shown = self.get_metrics(trainer, pl_module)
             print(f"epoch {trainer.current_epoch}: " + ", ".join(f"{k} {v}" for k, v in shown.items()), flush=True)
-
-

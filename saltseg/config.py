@@ -31,7 +31,15 @@ PACKAGE = Path(__file__).parent
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
 
 #: Whose classes a configuration may name. A run directory can come from a stranger; its config must not run their code.
-TRUSTED = ("saltseg", "torch.nn", "torch.optim", "lightning", "segmentation_models_pytorch", "albumentations", "torchmetrics")
+TRUSTED = (
+    "saltseg",
+    "torch.nn",
+    "torch.optim",
+    "lightning",
+    "segmentation_models_pytorch",
+    "albumentations",
+    "torchmetrics",
+)
 
 
 class Weights(Enum):
@@ -89,6 +97,7 @@ class EvaluateConfig:
     threshold: Any = None
     tta: Tta | None = None
     weights: Weights | None = None
+    data: dict[str, Any] = field(default_factory=dict)
     trust: list[str] = field(default_factory=list)
 
 
@@ -246,7 +255,9 @@ def locate(target: str, trust: Sequence[str] = ()) -> Any:
 
 def parameters(target: Any) -> set[str]:
     """The names of the arguments that ``target`` takes, through the base classes that its ``**kwargs`` go to."""
-    makers = [c.__init__ for c in target.__mro__ if "__init__" in vars(c)] if inspect.isclass(target) else [target]
+    makers = (
+        [vars(c)["__init__"] for c in target.__mro__ if "__init__" in vars(c)] if inspect.isclass(target) else [target]
+    )
     names: set[str] = set()
     for maker in makers:
         try:

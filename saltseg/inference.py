@@ -52,7 +52,7 @@ class Predictor:
     ) -> None:
         self.fabric = fabric or Fabric(accelerator="cpu", devices=1)
         layout = torch.channels_last if memory_format == "channels_last" else torch.contiguous_format
-        self.nets = [net.to(self.fabric.device, memory_format=layout).eval() for net in nets]
+        self.nets = [net.to(self.fabric.device).to(memory_format=layout).eval() for net in nets]
         self.fit, self.tta, self.batch_size = fit, tta, batch_size
 
     def __call__(self, images: Sequence[Array8]) -> list[NDArray[np.float32]]:
@@ -75,9 +75,7 @@ class Predictor:
     def _probabilities(self, batch: Tensor) -> Tensor:
         """B×1×H×W float32: the mean over networks and views."""
         with self.fabric.autocast():
-            views = [
-                back(net(forth(batch)).float().sigmoid()) for net in self.nets for forth, back in VIEWS[self.tta]
-            ]
+            views = [back(net(forth(batch)).float().sigmoid()) for net in self.nets for forth, back in VIEWS[self.tta]]
         return torch.stack(views).mean(0)
 
 
@@ -88,7 +86,8 @@ def load_net(run: Run, weights: str, trust: Sequence[str] = ()) -> SaltNet:
         SaltsegError: if the checkpoint is missing or is another network's.
     """
     config = run.config()
-    config.model.encoder_weights = None
+    if "encoder_weights" in config.model:
+        config.model.encoder_weights = None
     net = SaltNet(instantiate(config.model, trust), config.data.normalize)
     file = run.checkpoint(weights)
     if not file.is_file():
@@ -112,7 +111,7 @@ def restore(net: SaltNet, file: Path) -> None:
     wrong = sorted(k for k in expected.keys() ^ own.keys()) or [k for k in own if own[k].shape != expected[k].shape]
     if wrong:
         raise SaltsegError(
-            f"{file} is a checkpoint of another model: {len(wrong)} of {len(expected)} weights differ in name or shape, "
-            f"the first is {wrong[0]}. Name the model it was trained with."
+            f"{file} is a checkpoint of another model: {len(wrong)} of {len(expected)} weights differ in name or "
+            f"shape, the first is {wrong[0]}. Name the model it was trained with."
         )
     net.load_state_dict(own)

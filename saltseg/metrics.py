@@ -129,12 +129,12 @@ SCORES = ("iou", "dice", "map", "micro_iou", "iou_salt", "empty_correct")
 
 
 def _ratio(part: Ints, whole: Ints) -> Floats:
-    """part / whole, and 1 where there is nothing at all: nothing asked, nothing wrong."""
-    return np.where(whole == 0, 1.0, part / np.maximum(whole, 1))
+    """The quotient, and 1 where there is nothing at all: nothing asked, nothing wrong."""
+    return np.asarray(np.where(whole == 0, 1.0, part / np.maximum(whole, 1)), np.float64)
 
 
 def _mean(rows: Floats) -> Floats:
-    return rows.mean(0) if len(rows) else np.full(rows.shape[1], np.nan)
+    return np.asarray(rows.mean(0) if len(rows) else np.full(rows.shape[1], np.nan), np.float64)
 
 
 def best_threshold(iou: Floats, thresholds: Sequence[float] = CURVE) -> float:

@@ -9,7 +9,6 @@ from lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torchmetrics import MeanMetric
 
 from saltseg.data.prepare import Fit, Normalization, Normalize, as_target, unfit
 from saltseg.errors import SaltsegError
@@ -79,7 +78,6 @@ class SaltModule(LightningModule):
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.fit, self.monitor = fit, monitor
         self.val_scores = SegmentationScores(threshold=0.5)
-        self.mean_loss = nn.ModuleDict({f"{stage}_loss": MeanMetric() for stage in ("train", "val")})
 
     def forward(self, images: Tensor) -> Tensor:
         """See :meth:`SaltNet.forward`."""
@@ -111,27 +109,17 @@ class SaltModule(LightningModule):
         logits = self(batch["image"])
         target, ignored = as_target(batch["mask"])
         loss: Tensor = self.loss(logits.masked_fill(ignored, CERTAINLY_NOT_SALT), target)
-        self.mean_loss[f"{stage}_loss"].update(loss.detach(), len(target))
+        self.log(f"{stage}/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(target))
         return logits, loss
-
-    def on_train_epoch_start(self) -> None:
-        """Start the epoch's mean loss."""
-        self.mean_loss["train_loss"].reset()
 
     def on_validation_epoch_start(self) -> None:
         """Start the epoch's scores."""
-        self.mean_loss["val_loss"].reset()
         self.val_scores.reset()
 
     def on_validation_epoch_end(self) -> None:
-        """Log the scores and the loss of the epoch."""
+        """Log the scores of the epoch."""
         scores = self.val_scores.compute()
-        self.log_dict({f"val/{name}": scores[name] for name in ("iou", "dice", "map", "micro_iou")})
-        self.log("val/loss", self.mean_loss["val_loss"].compute())
-
-    def on_train_epoch_end(self) -> None:
-        """Log the mean loss of the epoch."""
-        self.log("train/loss", self.mean_loss["train_loss"].compute())
+        self.log_dict({f"val/{name}": score for name, score in scores.items()})
 
     def configure_optimizers(self) -> Any:
         """The optimizer and, if any, the scheduler with how often it moves."""

@@ -19,7 +19,8 @@ def announce(config: DictConfig, data: SaltDataModule, module: SaltModule) -> No
     counts = {p: len(data.part(p)) for p in ("train", "val", "test")}
     weights = sum(p.numel() for p in module.net.parameters()) / 1e6
     console.print(f"data: [bold]{config.choices.data}[/bold], " + ", ".join(f"{n} {p}" for p, n in counts.items()))
-    console.print(f"model: [bold]{config.choices.model}[/bold], {weights:.1f} M weights, encoder {module.net.encoder_init}")
+    encoder = module.net.encoder_init
+    console.print(f"model: [bold]{config.choices.model}[/bold], {weights:.1f} M weights, encoder {encoder}")
     console.print(
         f"machine: {config.trainer.accelerator}, precision {config.trainer.precision}, {config.memory_format.value}"
     )
@@ -38,7 +39,8 @@ def draw_data(run: Run, data: SaltDataModule) -> None:
 def show_scores(run: Run) -> None:
     """A short table of the scores, and where everything is."""
     metrics = run.metrics()
-    table = Table(title=f"{metrics['dataset']}, weights={metrics['weights']}, tta={metrics['tta']}", title_justify="left")
+    title = f"{metrics['dataset']}, weights={metrics['weights']}, tta={metrics['tta']}"
+    table = Table(title=title, title_justify="left")
     table.add_column("")
     for score in SCORES:
         table.add_column(score, justify="right")
@@ -50,4 +52,3 @@ def show_scores(run: Run) -> None:
             table.add_row(f"{part} at {threshold:g}", *("–" if v is None else f"{v:.4f}" for v in values))
     console.print(table)
     console.print(f"run: {run.path}\nfigures: {run.figures}")
-

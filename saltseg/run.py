@@ -22,8 +22,17 @@ from omegaconf import DictConfig, OmegaConf
 from saltseg.errors import SaltsegError
 
 HISTORY_COLUMNS = (
-    "epoch", "loss_name", "lr", "train/loss", "val/loss", "val/iou", "val/dice", "val/map", "images_per_second", "seconds",
-)  # fmt: skip
+    "epoch",
+    "loss_name",
+    "lr",
+    "train/loss",
+    "val/loss",
+    "val/iou",
+    "val/dice",
+    "val/map",
+    "images_per_second",
+    "seconds",
+)
 
 #: Whose versions change a result.
 PACKAGES = ("saltseg", "torch", "lightning", "segmentation-models-pytorch", "timm", "albumentations", "numpy")

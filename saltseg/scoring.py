@@ -131,29 +131,39 @@ def arrays(parts: Mapping[str, Part]) -> dict[str, NDArray[Any]]:
     }
 
 
-def score_run(run: Run, data: SaltDataModule, predictor: Predictor, threshold: float | None) -> dict[str, Any]:
+def score_run(
+    run: Run,
+    data: SaltDataModule,
+    predictor: Predictor,
+    threshold: float | None,
+    names: Sequence[str] = HELD_OUT,
+) -> dict[str, Any]:
     """Predict the held-out parts and write what they give: tables, arrays and pictures of ``run``.
 
     Args:
         run: where to.
-        data: whose ``val`` and ``test`` are scored.
+        data: whose held-out images are scored.
         predictor: from images to probabilities.
         threshold: a pixel is salt above it; None: the best one of ``val``.
+        names: which parts; the first with images gives ``thresholds.csv``, the last the picture of predictions.
 
     Returns:
         The flat scores, see :func:`scores`.
     """
-    held_out = {name: data.part(name) for name in HELD_OUT}
+    held_out = {name: data.part(name) for name in names}
     parts = {name: Part.of(images, predictor(images.images)) for name, images in held_out.items() if len(images)}
     if threshold is None:
         threshold = best_threshold(Counts.of(parts["val"].histogram).iou.mean(0))
     result = scores(parts, threshold)
     folds = {i: int(f) for i, f in zip(data.images.ids, data.division.fold, strict=True)}
-    run.write_table(run.path / "thresholds.csv", curve(parts["val"]))
+    first, last = next(iter(parts.values())), list(parts.values())[-1]
+    thresholds = curve(first)
+    run.write_table(run.path / "thresholds.csv", thresholds)
     run.write_table(run.path / "predictions.csv", predictions(parts, threshold, folds))
     run.write_arrays(run.path / "scores.npz", **arrays(parts))
-    figures.thresholds(curve(parts["val"]), run.figures / "thresholds.png", threshold, result["threshold_best"])
-    draw_predictions(parts.get("test", parts["val"]), threshold, run.figures / "predictions.png")
+    best = result.get("threshold_best", threshold)
+    figures.thresholds(thresholds, run.figures / "thresholds.png", threshold, best)
+    draw_predictions(last, threshold, run.figures / "predictions.png")
     return result
 
 

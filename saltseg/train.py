@@ -1,7 +1,6 @@
 """``python -m saltseg.train``: an experiment becomes a run."""
 
 import logging
-import time
 import warnings
 from dataclasses import make_dataclass
 from inspect import Parameter, signature
@@ -26,11 +25,14 @@ from saltseg.module import SaltModule, SaltNet
 from saltseg.report import announce, draw_data, show_scores
 from saltseg.run import Run
 from saltseg.scoring import score_run, split_table
+from saltseg.tracking import summarize, tracked
 
 log = logging.getLogger(__name__)
 
 # The images are in memory and the cores are the network's: that advice doesn't apply.
 warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+# Lightning's own use of what torch deprecates.
+warnings.filterwarnings("ignore", message=".*LeafSpec.*")
 
 # ``trainer.anything`` is checked against what Lightning's Trainer takes.
 ConfigStore.instance().store(
@@ -60,36 +62,12 @@ def train(config: DictConfig) -> float:
         trainer = make_trainer(config, run)
         announce(config, data, module)
 
-        start = time.perf_counter()
-        fit(trainer, module, data, run, config)
-        seconds = time.perf_counter() - start
-
-        predictor = Predictor(
-            [load_net(run, config.weights.value, config.trust)],
-            fit=data.fit,
-            tta=config.tta.value,
-            batch_size=data.batch_size,
-            fabric=Fabric(accelerator=config.trainer.accelerator, devices=1, precision=config.trainer.precision),
-            memory_format=config.memory_format.value,
-        )
-        metrics = score_run(run, data, predictor, config.threshold)
-        history = run.history()
-        figures.curves(history, run.figures / "curves.png")
-        run.write_metrics(
-            {
-                **metrics,
-                "weights": config.weights.value,
-                "tta": config.tta.value,
-                "encoder_init": module.net.encoder_init,
-                "dataset": config.choices.data,
-                "trained_by": run.path.name,
-                "train_seconds": round(seconds, 1),
-                "images_per_second": round(float(history["images_per_second"].median()), 2),
-                "status": "finished",
-            }
-        )
-        show_scores(run)
-    return float(history[config.monitor].max())
+        with tracked(trainer.loggers, resolved(config)):
+            fit(trainer, module, data, run, config)
+            metrics = score(config, run, data, module)
+            summarize(trainer.loggers, metrics, trainer.global_step)
+    show_scores(run)
+    return float(run.history()[config.monitor].max())
 
 
 def begin(config: DictConfig) -> Run:
@@ -137,7 +115,7 @@ def make_trainer(config: DictConfig, run: Run) -> Trainer:
         config.trainer,
         config.trust,
         callbacks=callbacks,
-        logger=listed(config.logger, config.trust) or False,
+        logger=listed(config.logger, config.trust, save_dir=str(run.path)) or False,
         default_root_dir=str(run.path),
     )
     return trainer
@@ -152,9 +130,37 @@ def fit(trainer: Trainer, module: SaltModule, data: SaltDataModule, run: Run, co
     except SystemExit as stop:  # Lightning's way to pass on Ctrl-C; a job never exits
         hint = f"Resume with: ckpt_path={run.last_checkpoint}" if run.last_checkpoint.exists() else "No epoch was done."
         raise KeyboardInterrupt(f"Stopped in epoch {trainer.current_epoch}. {hint}") from stop
-    if trainer.fast_dev_run:  # which writes no checkpoints; the rest of the way is to be tried, too
+    if config.trainer.fast_dev_run:  # which writes no checkpoints; the rest of the way is to be tried, too
         for file in (run.best_checkpoint, run.last_checkpoint):
             trainer.save_checkpoint(file)
+
+
+def score(config: DictConfig, run: Run, data: SaltDataModule, module: SaltModule) -> dict[str, Any]:
+    """Score the kept weights on the held-out images, and write and draw it all."""
+    predictor = Predictor(
+        [load_net(run, config.weights.value, config.trust)],
+        fit=data.fit,
+        tta=config.tta.value,
+        batch_size=data.batch_size,
+        fabric=Fabric(accelerator=config.trainer.accelerator, devices=1, precision=config.trainer.precision),
+        memory_format=config.memory_format.value,
+    )
+    scores = score_run(run, data, predictor, config.threshold)
+    history = run.history()
+    figures.curves(history, run.figures / "curves.png")
+    metrics = {
+        **scores,
+        "weights": config.weights.value,
+        "tta": config.tta.value,
+        "encoder_init": module.net.encoder_init,
+        "dataset": config.choices.data,
+        "trained_by": run.path.name,
+        "train_seconds": round(float(history["seconds"].sum()), 1),
+        "images_per_second": round(float(history["images_per_second"].median()), 2),
+        "status": "finished",
+    }
+    run.write_metrics(metrics)
+    return metrics
 
 
 main = app("train")(train)

@@ -1,0 +1,1 @@
+"""Images, masks, their division and batches."""

@@ -102,7 +102,9 @@ def split(images: Images, config: SplitConfig) -> Split:
 
 def _sizes(config: SplitConfig, count: int) -> dict[str, int]:
     wanted = {"train": config.train, "val": config.val, "test": config.test}
-    sizes = {p: round(n * count) if isinstance(n, float) and n < 1 else int(n) for p, n in wanted.items() if n is not None}
+    sizes = {
+        p: round(n * count) if isinstance(n, float) and n < 1 else int(n) for p, n in wanted.items() if n is not None
+    }
     sizes.setdefault("train", count - sum(sizes.values()))
     if sum(sizes.values()) > count or min(sizes.values()) < 1:
         asked = " + ".join(f"{p} {sizes[p]}" for p in PARTS)
@@ -121,12 +123,16 @@ def _units(images: Images, config: SplitConfig, usable: NDArray[np.bool_]) -> li
     names = mosaic.groups(images.images) if config.group == "mosaic" else images.group
     members: dict[str, list[int]] = {}
     for p in positions:
-        members.setdefault(names[p] or f"alone {p}", []).append(int(p))
+        members.setdefault(names[int(p)] or f"alone {p}", []).append(int(p))
     return [np.array(m) for m in members.values()]
 
 
 def _stratified_order(
-    units: list[NDArray[np.int64]], coverage: NDArray[np.float64], stratify: bool, rng: np.random.Generator, block: int = 20
+    units: list[NDArray[np.int64]],
+    coverage: NDArray[np.float64],
+    stratify: bool,
+    rng: np.random.Generator,
+    block: int = 20,
 ) -> list[NDArray[np.int64]]:
     """A random order of the units, every prefix of which has about the coverage distribution of the whole.
 
@@ -140,9 +146,7 @@ def _stratified_order(
     return [shuffled[k] for k in np.argsort(turn, kind="stable")]
 
 
-def _take(
-    order: list[NDArray[np.int64]], size: int
-) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
+def _take(order: list[NDArray[np.int64]], size: int) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
     """The first units that fill ``size`` images without exceeding it, and the units that are left."""
     taken: list[NDArray[np.int64]] = []
     left: list[NDArray[np.int64]] = []

@@ -100,7 +100,7 @@ def section(rng: np.random.Generator, height: int, width: int) -> tuple[Float, A
     shape = fft.next_fast_len(height + 2 * MARGIN, real=True), fft.next_fast_len(width + 2 * MARGIN, real=True)
     quiet = rng.random() < 0.15
     salt = salt_distance(rng, shape, density=0.0 if quiet else 1.0)
-    operator = Operator.draw(rng, shape, 0.09 if quiet else 0.060)
+    operator = Operator.draw(rng, shape, 0.09 if quiet else 0.068)
     time = geologic_time(rng, salt, 1 / operator.frequency, strength=0.35 if quiet else 1.0)
     strata, others = (Strata.draw(rng, time, operator.frequency) for _ in range(2))
     sediment = strata.at(time) + 0.8 * others.at(time) * smooth(rng, shape, rng.uniform(0.3, 1) / operator.frequency)
@@ -108,24 +108,27 @@ def section(rng: np.random.Generator, height: int, width: int) -> tuple[Float, A
     # Salt is a hard, even block in the sediments; its contrast changes along its boundary.
     share = _sigmoid(salt / 0.7)
     hardness = rng.lognormal(np.log(5), 0.5) * rng.choice([1, -1], p=[0.96, 0.04])
-    hardness = hardness * np.clip(1 + 0.6 * smooth(rng, shape, 20), -0.3, 2)
+    hardness = hardness * np.clip(1 + 0.75 * curve(rng, shape[1], 20), -0.6, 2)
     signal = operator.image(sediment * (1 - share) + hardness * share)
-    signal /= signal[salt < -6].std()
+    signal /= signal[salt < max(-6, salt.min() + 1)].std()
     shadow = _sigmoid((np.maximum.accumulate(salt, axis=0) - 10) / 4)
     signal *= 1 - rng.uniform(0, 0.9) * shadow  # the base of salt and what lies below are poorly lit
 
-    # Outside, noise in patches; inside, noise and a ghost of the strata, so that chaos alone tells nothing.
+    # Outside, noise in patches; inside, noise and a ghost of the strata, so that chaos alone tells nothing. But waves
+    # are longer in salt, which is fast.
     rough = _unit(operator.noise(rng) + rng.uniform(0, 0.6) * operator.swings(rng))
-    level = rng.lognormal(np.log(0.15 if quiet else 0.34), 0.6) * np.exp(0.5 * smooth(rng, shape, 60))
+    level = rng.lognormal(np.log(0.15 if quiet else 0.32), 0.6) * np.exp(0.4 * smooth(rng, shape, 60))
     ghost = _unit(operator.image(ndimage.uniform_filter1d(strata.at(time + rng.uniform(20, 90)), 9, axis=1)))
     fill = _unit(0.75 * rough + rng.uniform(0, 1.3) * ghost)
+    zoom = np.clip(rng.normal(1.9, 0.4), 1, 3)
+    fill = cv2.resize(fill[: int(shape[0] / zoom), : int(shape[1] / zoom)], shape[::-1])
     fade = _sigmoid(salt / 3)
-    image = signal + level * rough * (1 - fade) + rng.lognormal(np.log(0.36), 0.5) * fill * fade
+    image = signal + level * rough * (1 - fade) + rng.lognormal(np.log(0.36), 0.4) * fill * fade
     image *= np.exp(0.25 * smooth(rng, shape, 60))
 
     # The interpreter picks where the bright event begins, not to the pixel, and the dim base less surely.
     picked = np.roll(salt, -1, axis=0) + rng.gamma(2, 0.5) * smooth(rng, shape, 10)
-    slip = round(rng.normal(0, 0.16 / operator.frequency))
+    slip = round(rng.normal(0, 0.2 / operator.frequency))
     picked = (np.maximum if slip > 0 else np.minimum)(picked, np.roll(picked, slip, axis=0))
     inner = slice(MARGIN, MARGIN + height), slice(MARGIN, MARGIN + width)
     return image[inner].astype(np.float32), (picked[inner] > 0).astype(np.uint8)
@@ -136,9 +139,9 @@ def salt_distance(rng: np.random.Generator, shape: Shape, density: float = 1.0) 
     height, width = shape
     area = density * height * width
     distance = np.full(shape, -max(shape), np.float32)
-    for _ in range(rng.poisson(area / 57_000)):
+    for _ in range(rng.poisson(area / 52_000)):
         start, end = height * rng.uniform(-0.2, 0.75), height * rng.uniform(0.4, 1.6)
-        distance = np.maximum(distance, _body(rng, (width, height), start, end, rng.lognormal(np.log(29), 0.9)).T)
+        distance = np.maximum(distance, _body(rng, (width, height), start, end, rng.lognormal(np.log(31), 0.9)).T)
     for _ in range(rng.poisson(area / 150_000)):
         start = width * rng.uniform(-0.5, 0.6)
         end = start + rng.lognormal(np.log(300), 0.5)
@@ -166,7 +169,8 @@ def geologic_time(rng: np.random.Generator, salt: Float, wave: float, strength: 
     height, width = salt.shape
     z, x = np.arange(height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)
     time = z + np.float32(np.tan(np.radians(np.clip(strength * rng.normal(0, 20), -55, 55)))) * (x - width / 2)
-    for length, amplitude in ((5, 1.3), (1.5, 0.3), (0.45, 0.08)):  # folds in wavelengths: every scale of image has some
+    # Folds in wavelengths, so that there are some at the scale of any image.
+    for length, amplitude in ((5, 1.3), (1.5, 0.3), (0.45, 0.08)):
         fold = smooth(rng, salt.shape, wave * length * rng.uniform(0.6, 1.4))
         time += np.float32(strength * wave * amplitude * rng.gamma(1.5, 1 / 1.5)) * fold
     for _ in range(rng.poisson(width / 110)):

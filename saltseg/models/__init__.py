@@ -1,0 +1,1 @@
+"""Networks: the article's own, any of segmentation_models_pytorch, and where their weights come from."""

@@ -1,0 +1,107 @@
+"""``python -m saltseg.evaluate``: score finished runs again, at another threshold, split, TTA, or as an ensemble."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from hydra.core.hydra_config import HydraConfig
+from lightning.fabric import Fabric
+from omegaconf import DictConfig, ListConfig
+
+from saltseg.config import app, instantiate
+from saltseg.data.datamodule import SaltDataModule
+from saltseg.errors import SaltsegError, near_miss
+from saltseg.hardware import detect
+from saltseg.inference import Predictor, load_net
+from saltseg.report import show_scores
+from saltseg.run import Run
+from saltseg.scoring import HELD_OUT, score_run
+
+
+def evaluate(config: DictConfig) -> None:
+    """Score ``run`` and write a directory with the scores' files."""
+    named = config.run if isinstance(config.run, ListConfig) else [config.run]
+    runs = [Run.finished(path) for path in named]
+    first = runs[0].config()
+    parts = (config.split,) if config.split is not None else HELD_OUT
+    for part in parts:
+        if part not in HELD_OUT:
+            raise SaltsegError(f"split={part}: only val and test are held out.{near_miss(str(part), HELD_OUT)}")
+    refuse_leaks(runs, parts)
+
+    weights = config.weights.value if config.weights is not None else first.weights
+    tta = config.tta.value if config.tta is not None else first.tta
+    threshold = choose_threshold(config.threshold, runs, parts)
+    hardware = detect()
+    data = rebuild_data(first, config)
+    predictor = Predictor(
+        [load_net(run, weights, config.trust) for run in runs],
+        fit=data.fit,
+        tta=tta,
+        batch_size=data.batch_size,
+        fabric=Fabric(accelerator=hardware.accelerator, devices=1, precision=hardware.precision),  # type: ignore[arg-type]
+        memory_format=hardware.memory_format,
+    )
+    result = Run(Path(HydraConfig.get().runtime.output_dir))
+    result.figures.mkdir(exist_ok=True)
+    with result.outcome():
+        metrics = score_run(result, data, predictor, threshold, parts)
+        about = {"weights": weights, "tta": tta, "dataset": runs[0].metrics()["dataset"], "status": "finished"}
+        result.write_metrics({**metrics, **about, "runs": [str(run.path) for run in runs]})
+    show_scores(result)
+
+
+def rebuild_data(run_config: DictConfig, config: DictConfig) -> SaltDataModule:
+    """The data that a run was trained on, divided as it was."""
+    if config.data.root is not None:
+        run_config.data.root = config.data.root
+    data: SaltDataModule = instantiate(run_config.data, config.trust, augmentation=None, seed=run_config.seed)
+    return data
+
+
+def choose_threshold(asked: Any, runs: list[Run], parts: tuple[str, ...]) -> float | None:
+    """The threshold to score at; None lets the best one of ``val`` be found.
+
+    Raises:
+        SaltsegError: if it is neither a number in (0, 1) nor ``best``, or the best can't be known.
+    """
+    if asked is None:
+        return float(runs[0].config().threshold)
+    if asked == "best":
+        if "val" in parts:
+            return None
+        if len(runs) == 1:
+            return float(runs[0].metrics()["threshold_best"])
+        raise SaltsegError(
+            "threshold=best of an ensemble is chosen on val: leave split= out, so that val is scored too."
+        )
+    try:
+        threshold = float(asked)
+    except ValueError:
+        threshold = -1
+    if not 0 < threshold < 1:
+        raise SaltsegError(f"threshold={asked}: expected a number between 0 and 1, or best.")
+    return threshold
+
+
+def refuse_leaks(runs: list[Run], parts: tuple[str, ...]) -> None:
+    """An ensemble's score is worthless on images that one of its members has learned.
+
+    Raises:
+        SaltsegError: if a member was trained on an image of ``parts``.
+    """
+    tables = [pd.read_csv(run.path / "split.csv", dtype={"id": str}) for run in runs]
+    scored = set(tables[0].loc[tables[0]["split"].isin(parts), "id"])
+    for run, table in zip(runs, tables, strict=True):
+        seen = scored & set(table.loc[table["split"] == "train", "id"])
+        if seen:
+            raise SaltsegError(
+                f"run={run.path} was trained on {len(seen)} of the {len(scored)} images to be scored (the first is "
+                f"{min(seen)}), so its score on them says nothing. Name runs of one split, or score split=test alone."
+            )
+
+
+main = app("evaluate")(evaluate)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,20 @@
+"""What all tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before any import of them: tests run beside each other, one thread each, and nothing asks the network.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+TGS = Path(os.environ.get("SALTSEG_TGS", "data/tgs"))
+
+
+@pytest.fixture
+def tgs_root() -> Path:
+    """The folder that holds TGS; a test that asks for it is skipped where there is none."""
+    if not any((TGS / name).exists() for name in ("train.zip", "train")):
+        pytest.skip("the TGS data is not here: set SALTSEG_TGS to its folder")
+    return TGS.resolve()
