@@ -4,6 +4,7 @@ import importlib
 import inspect
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -222,6 +223,12 @@ def choices() -> dict[str, str]:
     """The chosen YAML of each group, as the command line would name it."""
     chosen = HydraConfig.get().runtime.choices
     return {k: v for k, v in chosen.items() if not k.startswith("hydra/") and v is not None}
+
+
+def command_line() -> str:
+    """What to type to run this job again: the overrides that concern the experiment, not where it is written."""
+    hydra_config = HydraConfig.get()
+    return shlex.join(["python", "-m", f"saltseg.{hydra_config.job.name}", *hydra_config.overrides.task])
 
 
 def locate(target: str, trust: Sequence[str] = ()) -> Any:

@@ -13,6 +13,7 @@ from saltseg.data.datamodule import SaltDataModule
 from saltseg.errors import SaltsegError, near_miss
 from saltseg.hardware import detect
 from saltseg.inference import Predictor, load_net
+from saltseg.metrics import check_threshold
 from saltseg.report import show_scores
 from saltseg.run import Run
 from saltseg.scoring import HELD_OUT, score_run
@@ -76,12 +77,9 @@ def choose_threshold(asked: Any, runs: list[Run], parts: tuple[str, ...]) -> flo
             "threshold=best of an ensemble is chosen on val: leave split= out, so that val is scored too."
         )
     try:
-        threshold = float(asked)
-    except ValueError:
-        threshold = -1
-    if not 0 < threshold < 1:
-        raise SaltsegError(f"threshold={asked}: expected a number between 0 and 1, or best.")
-    return threshold
+        return check_threshold(float(asked))
+    except ValueError as error:
+        raise SaltsegError(f"threshold={asked}: expected a number between 0 and 1, or best.") from error
 
 
 def refuse_leaks(runs: list[Run], parts: tuple[str, ...]) -> None:

@@ -23,6 +23,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from saltseg.data.images import IGNORE
+from saltseg.errors import SaltsegError
 
 #: The thresholds of a curve: 0.05, 0.10 … 0.95.
 CURVE: tuple[float, ...] = tuple(k / 20 for k in range(1, 20))
@@ -141,6 +142,17 @@ def best_threshold(iou: Floats, thresholds: Sequence[float] = CURVE) -> float:
     """The threshold of the highest iou; of ties, the one nearest to 0.5."""
     ties = [t for t, score in zip(thresholds, iou, strict=True) if score == iou.max()]
     return min(ties, key=lambda t: abs(t - 0.5))
+
+
+def check_threshold(threshold: float) -> float:
+    """The threshold itself.
+
+    Raises:
+        SaltsegError: if it isn't strictly between 0 and 1.
+    """
+    if not 0 < threshold < 1:
+        raise SaltsegError(f"threshold={threshold}: expected a number between 0 and 1, such as 0.5.")
+    return threshold
 
 
 class SegmentationScores(Metric):

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from saltseg import figures
 from saltseg.data.datamodule import SaltDataModule
+from saltseg.hardware import detect
 from saltseg.metrics import SCORES
 from saltseg.module import SaltModule
 from saltseg.run import Run
@@ -22,7 +23,8 @@ def announce(config: DictConfig, data: SaltDataModule, module: SaltModule) -> No
     encoder = module.net.encoder_init
     console.print(f"model: [bold]{config.choices.model}[/bold], {weights:.1f} M weights, encoder {encoder}")
     console.print(
-        f"machine: {config.trainer.accelerator}, precision {config.trainer.precision}, {config.memory_format.value}"
+        f"machine: {detect().reason}; training on {config.trainer.accelerator} in {config.trainer.precision}, "
+        f"{config.memory_format.value}"
     )
 
 
@@ -42,6 +44,7 @@ def show_scores(run: Run) -> None:
     title = f"{metrics['dataset']}, weights={metrics['weights']}, tta={metrics['tta']}"
     table = Table(title=title, title_justify="left")
     table.add_column("")
+    table.add_column("at", justify="right")
     for score in SCORES:
         table.add_column(score, justify="right")
     rows = [(p, "", metrics["threshold"]) for p in ("val", "test", "heldout")]
@@ -49,6 +52,6 @@ def show_scores(run: Run) -> None:
     for part, suffix, threshold in rows:
         if f"{part}{suffix}/iou" in metrics:
             values = [metrics[f"{part}{suffix}/{s}"] for s in SCORES]
-            table.add_row(f"{part} at {threshold:g}", *("–" if v is None else f"{v:.4f}" for v in values))
+            table.add_row(part, f"{threshold:g}", *("–" if v is None else f"{v:.4f}" for v in values))
     console.print(table)
     console.print(f"run: {run.path}\nfigures: {run.figures}")

@@ -6,7 +6,6 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -144,15 +143,15 @@ class Run:
         """Write ``config.yaml``: plain values, nothing left to resolve."""
         _whole(self.config_file, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
 
-    def write_environment(self) -> None:
-        """Write ``environment.json``: versions, device, commit, command line."""
+    def write_environment(self, command: str) -> None:
+        """Write ``environment.json``: versions, device, commit, and the command line that makes the run again."""
         import torch
 
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
         self.write_json(
             self.path / "environment.json",
             {
-                "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+                "command": command,
                 "started": datetime.now().astimezone().isoformat(timespec="seconds"),
                 "git_commit": _commit(),
                 "python": platform.python_version(),
@@ -219,9 +218,11 @@ def _plain(value: Any) -> Any:
 
 def _commit() -> str | None:
     """The commit of this code, or None outside a checkout."""
-    where = Path(__file__).parent
-    done = subprocess.run(["git", "-C", str(where), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None
+    top = Path(__file__).parent.parent
+    if not (top / ".git").exists():
+        return None
+    done = subprocess.run(["git", "-C", str(top), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _processor() -> str:

@@ -17,10 +17,11 @@ from omegaconf import DictConfig
 
 from saltseg import figures
 from saltseg.callbacks import EpochSeed, History, LossSchedule
-from saltseg.config import app, choices, instantiate, listed, resolved
+from saltseg.config import app, choices, command_line, instantiate, listed, resolved
 from saltseg.data.datamodule import SaltDataModule
 from saltseg.hardware import detect
 from saltseg.inference import Predictor, load_net, restore
+from saltseg.metrics import check_threshold
 from saltseg.module import SaltModule, SaltNet
 from saltseg.report import announce, draw_data, show_scores
 from saltseg.run import Run
@@ -72,12 +73,13 @@ def train(config: DictConfig) -> float:
 
 def begin(config: DictConfig) -> Run:
     """The run's directory, with all that is known before the work starts."""
+    check_threshold(config.threshold)
     run = Run.begin(Path(HydraConfig.get().runtime.output_dir))
     config.choices = choices()
     if config.memory_format.value == "auto":
         config.memory_format = detect().memory_format
     run.write_config(resolved(config))
-    run.write_environment()
+    run.write_environment(command_line())
     if config.ckpt_path is not None:
         run.adopt(Path(config.ckpt_path))
     return run
