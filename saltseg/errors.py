@@ -15,3 +15,14 @@ def near_miss(word: str, known: Iterable[object]) -> str:
     if close:
         return f" Did you mean '{close[0]}'?"
     return f" There is: {', '.join(options[:30])}{' …' if len(options) > 30 else ''}." if options else ""
+
+
+def check_choice(key: str, value: object, known: Iterable[object]) -> None:
+    """Refuse a ``value`` of the setting ``key`` that is none of the ``known`` ones.
+
+    Raises:
+        SaltsegError: naming the near miss.
+    """
+    known = list(known)
+    if value not in known:
+        raise SaltsegError(f"{key}={value}: there is no such choice.{near_miss(str(value), known)}")

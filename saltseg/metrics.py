@@ -114,9 +114,9 @@ class Counts:
         salt = self.truth > 0
         intersection, predicted, truth = self.intersection.sum(0), self.predicted.sum(0), self.truth.sum()
         return {
-            "iou": self.iou.mean(0),
-            "dice": self.dice.mean(0),
-            "map": self.ap.mean(0),
+            "iou": _mean(self.iou),
+            "dice": _mean(self.dice),
+            "map": _mean(self.ap),
             "micro_iou": _ratio(intersection, predicted + truth - intersection),
             "iou_salt": _mean(self.iou[salt]),
             "empty_correct": _mean((self.predicted == 0)[~salt].astype(np.float64)),
@@ -135,7 +135,10 @@ def _ratio(part: Ints, whole: Ints) -> Floats:
 
 
 def _mean(rows: Floats) -> Floats:
-    return np.asarray(rows.mean(0) if len(rows) else np.full(rows.shape[1], np.nan), np.float64)
+    """Over the N rows, NaN where there are none; column by column, so that a curve is to the bit each one alone."""
+    if not len(rows):
+        return np.full(rows.shape[1], np.nan)
+    return np.asarray(np.ascontiguousarray(rows.T).mean(1), np.float64)
 
 
 def best_threshold(iou: Floats, thresholds: Sequence[float] = CURVE) -> float:

@@ -63,7 +63,7 @@ def scores(parts: Mapping[str, Part], threshold: float) -> dict[str, Any]:
     """
     result: dict[str, Any] = {"threshold": threshold}
     if "val" in parts:
-        result["threshold_best"] = best_threshold(Counts.of(parts["val"].histogram).iou.mean(0))
+        result["threshold_best"] = best_threshold(Counts.of(parts["val"].histogram).summary()["iou"])
     for suffix, at in (("", threshold), ("_best", result.get("threshold_best"))):
         if at is None:
             continue
@@ -153,7 +153,7 @@ def score_run(
     held_out = {name: data.part(name) for name in names}
     parts = {name: Part.of(images, predictor(images.images)) for name, images in held_out.items() if len(images)}
     if threshold is None:
-        threshold = best_threshold(Counts.of(parts["val"].histogram).iou.mean(0))
+        threshold = best_threshold(Counts.of(parts["val"].histogram).summary()["iou"])
     result = scores(parts, threshold)
     folds = {i: int(f) for i, f in zip(data.images.ids, data.division.fold, strict=True)}
     first, last = next(iter(parts.values())), list(parts.values())[-1]

@@ -19,7 +19,7 @@ from saltseg import figures
 from saltseg.callbacks import EpochSeed, History, LossSchedule
 from saltseg.config import app, choices, command_line, instantiate, listed, resolved
 from saltseg.data.datamodule import SaltDataModule
-from saltseg.hardware import detect
+from saltseg.hardware import detect, suit_cpu
 from saltseg.inference import Predictor, load_net, restore
 from saltseg.metrics import check_threshold
 from saltseg.module import SaltModule, SaltNet
@@ -98,6 +98,8 @@ def make_data(config: DictConfig) -> SaltDataModule:
 def make_module(config: DictConfig, data: SaltDataModule) -> SaltModule:
     """The network with its optimizer and scheduler."""
     net = SaltNet(instantiate(config.model, config.trust), data.normalize)
+    if config.trainer.accelerator == "cpu" and str(config.trainer.precision).startswith("bf16"):
+        suit_cpu(net)
     if config.memory_format.value == "channels_last":
         net.net.to(memory_format=torch.channels_last)
     scheduler = instantiate(config.scheduler, config.trust) if config.scheduler.get("_target_") else None

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import cv2
 import numpy as np
@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from saltseg.data.images import Array8, Images
 from saltseg.data.prepare import Fit, Normalization, fit_array, fitted_shape
 from saltseg.data.split import Split, SplitConfig, split
+from saltseg.errors import SaltsegError, check_choice
 
 cv2.setNumThreads(0)  # The cores belong to the network.
 
@@ -104,6 +105,9 @@ class SaltDataModule(LightningDataModule, ABC):
         normalize: see :class:`~saltseg.data.prepare.Normalize`.
         ignore_suspect: train without the images whose labels are probably wrong.
         seed: of the order and the augmentation.
+
+    Raises:
+        SaltsegError: if one of these is none of the choices.
     """
 
     def __init__(
@@ -119,6 +123,10 @@ class SaltDataModule(LightningDataModule, ABC):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        check_choice("data.fit", fit, get_args(Fit))
+        check_choice("data.normalize", normalize, get_args(Normalization))
+        if num_workers != "auto" and not isinstance(num_workers, int):
+            raise SaltsegError(f"data.num_workers={num_workers}: expected a number or auto.")
         self.split_config = split if isinstance(split, SplitConfig) else SplitConfig(**dict(split or {}))
         self.augmentation, self.batch_size, self.fit, self.normalize = augmentation, batch_size, fit, normalize
         self.ignore_suspect, self.seed = ignore_suspect, seed
@@ -204,6 +212,6 @@ class SaltDataModule(LightningDataModule, ABC):
         return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
 
     def _workers(self) -> int:
-        if self.num_workers != "auto":
-            return int(self.num_workers)
-        return 4 if torch.cuda.is_available() else 0
+        if self.num_workers == "auto":
+            return 4 if torch.cuda.is_available() else 0
+        return self.num_workers

@@ -1,19 +1,23 @@
 """Which image trains, which validates and which tests: deterministic, stratified, nothing identical on two sides."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from saltseg.data import mosaic
 from saltseg.data.images import Images
-from saltseg.errors import SaltsegError
+from saltseg.errors import SaltsegError, check_choice
 
 PARTS = ("train", "val", "test")
 UNUSED = ""
+
+Stratify = Literal["coverage", "none"]
+Group = Literal["none", "mosaic", "given"]
 
 
 @dataclass
@@ -33,10 +37,14 @@ class SplitConfig:
     val: int | float = 380
     test: int | float = 200
     seed: int = 0
-    stratify: Literal["coverage", "none"] = "coverage"
-    group: Literal["none", "mosaic", "given"] = "none"
+    stratify: Stratify = "coverage"
+    group: Group = "none"
     folds: int = 10
     fold: int | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("data.split.stratify", self.stratify, get_args(Stratify))
+        check_choice("data.split.group", self.group, get_args(Group))
 
 
 @dataclass(frozen=True)
@@ -60,10 +68,10 @@ def split(images: Images, config: SplitConfig) -> Split:
     """Divide ``images``.
 
     Images that occur more than once (TGS: 80 black ones) always train, in every fold: held out, they would be scored
-    several times over for one decision, and a black image is no decision at all.
+    several times over for one decision, and a black image is no decision at all. So they leave their groups, too.
 
     Raises:
-        SaltsegError: if more images are asked for than there are, or a fold that does not exist.
+        SaltsegError: if more images are asked for than there are, a part stays empty, or a fold does not exist.
     """
     count = len(images)
     part = np.full(count, UNUSED, dtype="<U5")
@@ -71,10 +79,11 @@ def split(images: Images, config: SplitConfig) -> Split:
     if images.part is not None:
         return Split(np.array(images.part, dtype="<U5"), fold)
 
-    sizes = _sizes(config, count)
-    rng = np.random.default_rng(config.seed)
     digests = identical(images.images)
-    repeated = np.array([digests.count(d) > 1 for d in digests]) if len(set(digests)) < count else np.zeros(count, bool)
+    copies = Counter(digests)
+    repeated = np.array([copies[d] > 1 for d in digests], dtype=bool)
+    sizes = _sizes(config, count, int(repeated.sum()))
+    rng = np.random.default_rng(config.seed)
     units = _units(images, config, ~repeated)
     order = _stratified_order(units, images.coverage, config.stratify == "coverage", rng)
 
@@ -97,19 +106,29 @@ def split(images: Images, config: SplitConfig) -> Split:
     if config.fold is None and len(train) > sizes["train"]:
         train = rng.permutation(train)[: sizes["train"]]
     part[train] = "train"
+    for name in PARTS:
+        if not (part == name).any():
+            raise SaltsegError(
+                f"data.split leaves no image for {name}: {len(units)} groups are too few or too large. "
+                "Ask for other sizes, fewer folds, or group=none."
+            )
     return Split(part, fold)
 
 
-def _sizes(config: SplitConfig, count: int) -> dict[str, int]:
-    wanted = {"train": config.train, "val": config.val, "test": config.test}
-    sizes = {
-        p: round(n * count) if isinstance(n, float) and n < 1 else int(n) for p, n in wanted.items() if n is not None
-    }
+def _sizes(config: SplitConfig, count: int, repeated: int) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    total = 0.0
+    for part, wanted in (("train", config.train), ("val", config.val), ("test", config.test)):
+        if wanted is not None:
+            before, total = total, total + (wanted * count if wanted < 1 else wanted)
+            sizes[part] = round(total) - round(before)  # so that shares which sum to 1 take each image once
     sizes.setdefault("train", count - sum(sizes.values()))
-    if sum(sizes.values()) > count or min(sizes.values()) < 1:
+    too_many = sum(sizes.values()) > count or sizes["val"] + sizes["test"] > count - repeated
+    if too_many or min(sizes.values()) < 1:
         asked = " + ".join(f"{p} {sizes[p]}" for p in PARTS)
+        twice = f", of which {repeated} occur more than once and can only train" if repeated else ""
         raise SaltsegError(
-            f"data.split asks for {asked} images, but there are {count}. Every part needs at least one image; "
+            f"data.split asks for {asked} images, but there are {count}{twice}. Every part needs at least one image; "
             "set data.split.train, .val and .test to what the data holds (train=null takes what is left)."
         )
     return sizes

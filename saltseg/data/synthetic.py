@@ -106,9 +106,9 @@ def section(rng: np.random.Generator, height: int, width: int) -> tuple[Float, A
     sediment = strata.at(time) + 0.8 * others.at(time) * smooth(rng, shape, rng.uniform(0.3, 1) / operator.frequency)
 
     # Salt is a hard, even block in the sediments; its contrast changes along its boundary.
-    share = _sigmoid(salt / 0.7)
-    hardness = rng.lognormal(np.log(5), 0.5) * rng.choice([1, -1], p=[0.96, 0.04])
-    hardness = hardness * np.clip(1 + 0.75 * curve(rng, shape[1], 20), -0.6, 2)
+    share = _sigmoid(salt / np.float32(0.7))
+    hardness = rng.lognormal(np.log(5), 0.5) * rng.choice([1, -1], p=[0.97, 0.03])
+    hardness = hardness * np.clip(1 + 0.6 * curve(rng, shape[1], 20), -0.2, 2)
     signal = operator.image(sediment * (1 - share) + hardness * share)
     signal /= signal[salt < max(-6, salt.min() + 1)].std()
     shadow = _sigmoid((np.maximum.accumulate(salt, axis=0) - 10) / 4)
@@ -120,15 +120,15 @@ def section(rng: np.random.Generator, height: int, width: int) -> tuple[Float, A
     level = rng.lognormal(np.log(0.15 if quiet else 0.32), 0.6) * np.exp(0.4 * smooth(rng, shape, 60))
     ghost = _unit(operator.image(ndimage.uniform_filter1d(strata.at(time + rng.uniform(20, 90)), 9, axis=1)))
     fill = _unit(0.75 * rough + rng.uniform(0, 1.3) * ghost)
-    zoom = np.clip(rng.normal(1.9, 0.4), 1, 3)
+    zoom = np.clip(rng.normal(2.2, 0.4), 1, 4)
     fill = cv2.resize(fill[: int(shape[0] / zoom), : int(shape[1] / zoom)], shape[::-1])
     fade = _sigmoid(salt / 3)
-    image = signal + level * rough * (1 - fade) + rng.lognormal(np.log(0.36), 0.4) * fill * fade
+    image = signal + level * rough * (1 - fade) + rng.lognormal(np.log(0.45), 0.4) * fill * fade
     image *= np.exp(0.25 * smooth(rng, shape, 60))
 
     # The interpreter picks where the bright event begins, not to the pixel, and the dim base less surely.
     picked = np.roll(salt, -1, axis=0) + rng.gamma(2, 0.5) * smooth(rng, shape, 10)
-    slip = round(rng.normal(0, 0.2 / operator.frequency))
+    slip = round(rng.normal(0, 0.15 / operator.frequency))
     picked = (np.maximum if slip > 0 else np.minimum)(picked, np.roll(picked, slip, axis=0))
     inner = slice(MARGIN, MARGIN + height), slice(MARGIN, MARGIN + width)
     return image[inner].astype(np.float32), (picked[inner] > 0).astype(np.uint8)
@@ -139,9 +139,9 @@ def salt_distance(rng: np.random.Generator, shape: Shape, density: float = 1.0) 
     height, width = shape
     area = density * height * width
     distance = np.full(shape, -max(shape), np.float32)
-    for _ in range(rng.poisson(area / 52_000)):
+    for _ in range(rng.poisson(area / 54_000)):
         start, end = height * rng.uniform(-0.2, 0.75), height * rng.uniform(0.4, 1.6)
-        distance = np.maximum(distance, _body(rng, (width, height), start, end, rng.lognormal(np.log(31), 0.9)).T)
+        distance = np.maximum(distance, _body(rng, (width, height), start, end, rng.lognormal(np.log(29), 0.9)).T)
     for _ in range(rng.poisson(area / 150_000)):
         start = width * rng.uniform(-0.5, 0.6)
         end = start + rng.lognormal(np.log(300), 0.5)
@@ -177,8 +177,11 @@ def geologic_time(rng: np.random.Generator, salt: Float, wave: float, strength: 
         dip = np.radians(rng.uniform(50, 82)) * rng.choice([-1, 1])
         beyond = (x - rng.uniform(0, width)) * np.sin(dip) > (z - height / 2) * np.cos(dip)
         time += np.float32(rng.lognormal(np.log(6), 0.7)) * beyond
-    drag: Float = 16 * smooth(rng, salt.shape, 50) * np.exp(np.minimum(salt, 0) / np.float32(rng.uniform(8, 40)))
-    return time + drag
+    drag: Float = (
+        np.float32(16) * smooth(rng, salt.shape, 50) * np.exp(np.minimum(salt, 0) / np.float32(rng.uniform(8, 40)))
+    )
+    time += drag
+    return time
 
 
 @dataclass(frozen=True)
@@ -207,11 +210,11 @@ class Strata:
 
 @dataclass(frozen=True)
 class Operator:
-    """Seismic imaging as a filter of wavenumbers: a band of ``frequency`` (cycles/pixel), a limit to dip, a quarter turn.
+    """Seismic imaging as a filter of wavenumbers: a band, a limit to dip, a quarter turn of phase.
 
     Attributes:
         shape: H×W of what it works on.
-        frequency: centre of the band.
+        frequency: centre of the band, cycles/pixel.
         dip: H×(W/2+1) degrees of each wavenumber, signed.
         band: H×(W/2+1) gains.
         limit: the dip in degrees from which on nothing is imaged.
@@ -228,7 +231,7 @@ class Operator:
         """A limit, and a band about a frequency whose ``median`` over sections is given."""
         frequency = float(np.clip(rng.lognormal(np.log(median), 0.5), 0.028, 0.2))
         kz = fft.fftfreq(shape[0]).astype(np.float32)[:, None]
-        kx = fft.rfftfreq(shape[1]).astype(np.float32) * np.float32(rng.lognormal(-0.5, 0.35))
+        kx = fft.rfftfreq(shape[1]).astype(np.float32) * np.float32(rng.lognormal(-0.57, 0.35))
         low, high = frequency / 2.7 * rng.uniform(0.8, 1.2), frequency * 2.4 * rng.uniform(0.8, 1.2)
         k = np.maximum(np.hypot(kz, kx), 1e-4)
         band = (1 / (1 + (low / k) ** 6) / (1 + (k / high) ** 6)).astype(np.float32)
@@ -260,13 +263,18 @@ class Operator:
 
 
 def smooth(rng: np.random.Generator, shape: Shape, scale: float) -> Float:
-    """A random H×W field of mean 0 and deviation near 1 that varies over about ``scale`` pixels."""
-    step = 2 * scale
-    knots = rng.standard_normal([int(n / step) + 4 for n in shape], dtype=np.float32)
-    offset = rng.uniform(1, 2, 2) * step
-    matrix = np.array([[1 / step, 0, offset[1] / step], [0, 1 / step, offset[0] / step]])
-    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-    return np.asarray(cv2.warpAffine(knots, matrix, shape[::-1], flags=flags), dtype=np.float32) / np.float32(0.8)
+    """A random H×W field of mean 0 and deviation 1 that varies over about ``scale`` pixels.
+
+    Numbers on a grid of that spacing, each spread by a Gaussian in both directions.
+    """
+    spread = []
+    for n in shape:
+        knots = np.arange(int(n / scale) + 6) - rng.uniform(2, 3)
+        weight = np.exp(-0.8 * (np.arange(n)[:, None] / scale - knots) ** 2)
+        spread.append((weight / np.linalg.norm(weight, axis=1, keepdims=True)).astype(np.float32))
+    down, across = spread
+    field: Float = down @ rng.standard_normal((down.shape[1], across.shape[1]), dtype=np.float32) @ across.T
+    return field
 
 
 def curve(rng: np.random.Generator, n: int, scale: float) -> Float:
@@ -278,6 +286,5 @@ def _unit(x: Float) -> Float:
     return x / max(float(x.std()), 1e-9)
 
 
-def _sigmoid(x: Float) -> Float:
-    y: Float = 0.5 * (1 + np.tanh(0.5 * x))
-    return y
+def _sigmoid(x: NDArray[Any]) -> Float:
+    return (0.5 * (1 + np.tanh(0.5 * x))).astype(np.float32)
