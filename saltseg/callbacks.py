@@ -108,7 +108,9 @@ class History(Callback):
             "epoch": trainer.current_epoch,
             "loss_name": pl_module.loss_name,
             "lr": optimizer.param_groups[0]["lr"],
-            **{c: logged.get(c, float("nan")) for c in HISTORY_COLUMNS if "/" in c},
+            **{c: logged.get(c, float("nan")) for c in HISTORY_COLUMNS if c.startswith("val/")},
+            # From the metric itself: Lightning asks the module for its log only after the callbacks.
+            "train/loss": float(pl_module.train_loss.compute()),
             "images_per_second": round(self.images_per_second, 2),
             "seconds": round(time.perf_counter() - self.epoch_start, 2),
         }
