@@ -48,6 +48,10 @@ class LossSchedule(Callback):
         phase = [p for p in self.phases if p["epoch"] <= epoch][-1]
         return str(phase["name"]), phase["loss"]
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Before anything is validated."""
+        self._put(0, pl_module)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Before the first epoch, of a resume too."""
         self._put(trainer.current_epoch, pl_module)
@@ -108,9 +112,7 @@ class History(Callback):
             "epoch": trainer.current_epoch,
             "loss_name": pl_module.loss_name,
             "lr": optimizer.param_groups[0]["lr"],
-            **{c: logged.get(c, float("nan")) for c in HISTORY_COLUMNS if c.startswith("val/")},
-            # From the metric itself: Lightning asks the module for its log only after the callbacks.
-            "train/loss": float(pl_module.train_loss.compute()),
+            **{c: logged.get(c, float("nan")) for c in HISTORY_COLUMNS if "/" in c},
             "images_per_second": round(self.images_per_second, 2),
             "seconds": round(time.perf_counter() - self.epoch_start, 2),
         }

@@ -4,19 +4,17 @@ import os
 import shutil
 from pathlib import Path
 
-import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.markup import escape
 from rich.table import Table
 
-from saltseg import figures
 from saltseg.config import app, choices, instantiate
 from saltseg.data.datamodule import SaltDataModule
 from saltseg.data.tgs import find_layout
 from saltseg.data.verify import Report, verify
 from saltseg.errors import SaltsegError, near_miss
-from saltseg.report import console
+from saltseg.report import console, draw_samples
 
 COMPETITION = "tgs-salt-identification-challenge"
 PAGE = f"https://www.kaggle.com/competitions/{COMPETITION}"
@@ -40,17 +38,11 @@ def dataset(config: DictConfig) -> None:
     data: SaltDataModule = instantiate(config.data, config.trust)
     console.print(f"data: [bold]{name}[/bold]")
     if config.action == "show":
-        show(data, directory / "figures" / "samples.png", config.seed)
+        picture = directory / "figures" / "samples.png"
+        draw_samples(data, picture, config.seed)
+        console.print(f"figure: {picture}")
     else:
         report_on(verify(data), directory)
-
-
-def show(data: SaltDataModule, path: Path, seed: int = 0, count: int = 20) -> None:
-    """Draw random samples with their masks, as the article does."""
-    positions = np.random.default_rng(seed).choice(len(data.images), min(count, len(data.images)), replace=False)
-    samples = data.select(positions)
-    figures.samples(samples.images, samples.masks, samples.titles(), path)
-    console.print(f"figure: {path}")
 
 
 def report_on(report: Report, directory: Path, shown: int = 20) -> None:

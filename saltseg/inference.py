@@ -1,6 +1,5 @@
 """The one way from images to probabilities: fit, normalise, batch, augment at test time, average, crop back."""
 
-import pickle
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +16,7 @@ from saltseg.data.images import Array8
 from saltseg.data.prepare import Fit, fit_array, fitted_shape, unfit
 from saltseg.errors import SaltsegError
 from saltseg.module import SaltNet
-from saltseg.run import Run
+from saltseg.run import Run, read_checkpoint
 
 TTA = Literal["none", "hflip"]
 
@@ -102,10 +101,7 @@ def restore(net: SaltNet, file: Path) -> None:
     Raises:
         SaltsegError: if it is damaged or of another network.
     """
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
-    except (RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
-        raise SaltsegError(f"{file} can't be read as a checkpoint of saltseg: {error}") from error
+    state = read_checkpoint(file)["state_dict"]
     own = {k.removeprefix("net."): v for k, v in state.items() if k.startswith("net.")}
     expected = net.state_dict()
     wrong = sorted(k for k in expected.keys() ^ own.keys()) or [k for k in own if own[k].shape != expected[k].shape]

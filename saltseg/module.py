@@ -109,6 +109,7 @@ class SaltModule(LightningModule):
         logits = self(batch["image"])
         target, ignored = as_target(batch["mask"])
         loss: Tensor = self.loss(logits.masked_fill(ignored, CERTAINLY_NOT_SALT), target)
+        # Averaged by Lightning, since this module's on_train_epoch_end comes after that of the History callback.
         self.log(f"{stage}/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(target))
         return logits, loss
 

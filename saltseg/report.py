@@ -1,5 +1,7 @@
 """What a run tells the person who watches it."""
 
+from pathlib import Path
+
 import numpy as np
 from omegaconf import DictConfig
 from rich.console import Console
@@ -30,12 +32,16 @@ def announce(config: DictConfig, data: SaltDataModule, module: SaltModule) -> No
 
 def draw_data(run: Run, data: SaltDataModule) -> None:
     """The pictures that are known before training: samples and an augmented batch."""
-    count = len(data.images)
-    picked = np.random.default_rng(0).choice(count, min(20, count), replace=False)
-    samples = data.select(np.sort(picked))
-    figures.samples(samples.images, samples.masks, samples.titles(), run.figures / "samples.png")
+    draw_samples(data, run.figures / "samples.png")
     batch = next(iter(data.train_dataloader()))
     figures.batch(batch["image"][:, 0].numpy(), batch["mask"][:, 0].numpy(), run.figures / "batch.png")
+
+
+def draw_samples(data: SaltDataModule, path: Path, seed: int = 0, count: int = 20) -> None:
+    """The article's picture: random images with their masks."""
+    total = len(data.images)
+    samples = data.select(np.random.default_rng(seed).choice(total, min(count, total), replace=False))
+    figures.samples(samples.images, samples.masks, samples.titles(), path)
 
 
 def show_scores(run: Run) -> None:

@@ -185,22 +185,39 @@ class Run:
         """Carry over from the run of ``checkpoint`` what a resume needs: its history up to there and its best weights.
 
         Raises:
-            SaltsegError: if ``checkpoint`` is not in a run's ``checkpoints`` folder.
+            SaltsegError: if ``checkpoint`` is damaged or not in a run's ``checkpoints`` folder.
         """
-        import torch
-
         before = Run(checkpoint.resolve().parent.parent)
         if not checkpoint.is_file():
             raise SaltsegError(f"ckpt_path: {checkpoint} does not exist. Expected checkpoints/last.ckpt of a run.")
         if not before.history_file.is_file():
             raise SaltsegError(f"ckpt_path: {before.path} holds no history.csv, so {checkpoint} can't be resumed.")
-        done = int(torch.load(checkpoint, map_location="cpu", weights_only=True)["epoch"])
+        done = read_checkpoint(checkpoint)["epoch"]
         history = before.history()
         self.write_table(self.history_file, history[history["epoch"] <= done])
         if before.best_checkpoint.is_file():
             partial = self.best_checkpoint.with_suffix(".partial")
             shutil.copyfile(before.best_checkpoint, partial)
             partial.replace(self.best_checkpoint)
+
+
+def read_checkpoint(file: Path) -> dict[str, Any]:
+    """``epoch``, ``state_dict`` and what else Lightning keeps: tensors and plain values, none of which is code.
+
+    Raises:
+        SaltsegError: if it is damaged or something else.
+    """
+    import torch
+
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+        epoch, state = content["epoch"], content["state_dict"]
+        sound = isinstance(epoch, int) and all(isinstance(v, torch.Tensor) for v in state.values())
+    except Exception as error:  # damaged bytes unpickle into any error there is
+        raise SaltsegError(f"{file} can't be read as a checkpoint of a run: {type(error).__name__}.") from error
+    if not sound:
+        raise SaltsegError(f"{file} can't be read as a checkpoint of a run: it holds something else.")
+    return dict(content)
 
 
 def _whole(file: Path, text: str) -> None:

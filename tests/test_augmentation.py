@@ -32,7 +32,7 @@ def test_there_are_the_three_groups() -> None:
 
 @pytest.mark.parametrize(("file", "name"), EACH, ids=[f"{file.stem}-{name}" for file, name in EACH])
 def test_image_and_mask_move_together(file: Path, name: str) -> None:
-    """A mask drawn from the image's grey is, after the move, what the moved image's grey says; ±4 grey is the seam."""
+    """A mask drawn from the image's grey is, after the move, what the moved image's grey says."""
     (transform,) = build(file, names=[name])
     transform.p = 1
     changed = []

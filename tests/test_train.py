@@ -1,5 +1,4 @@
 import itertools
-import re
 
 import numpy as np
 import pandas as pd
@@ -116,8 +115,8 @@ def test_tables_arrays_and_metrics_tell_the_same(run):
 def test_the_environment_is_on_record(run):
     environment = pd.read_json(run.path / "environment.json", typ="series")
     assert {"command", "started", "git_commit", "python", "device", "cores", "packages"} <= set(environment.index)
-    assert environment["packages"]["torch"] == torch.__version__
-    assert "model=tiny" in environment["command"]
+    assert torch.__version__.startswith(environment["packages"]["torch"])
+    assert "python -m saltseg.train model=tiny" in environment["command"]
 
 
 def test_what_a_run_is_scored_with_changes_nothing_that_is_trained(run, tmp_path, capsys):
@@ -153,4 +152,3 @@ def test_which_data_was_taken_by_default_stands_in_the_run(tmp_path, monkeypatch
     assert set(files(run.path)) == FILES
     assert run.config().choices.data == run.metrics()["dataset"] == "tgs"
     assert run.config().data.root == str(root)
-    assert re.search(r"tgs, 2 train, 1 val, 1 test|finished", run.metrics()["status"])

@@ -103,7 +103,7 @@ def section(rng: np.random.Generator, height: int, width: int) -> tuple[Float, A
     operator = Operator.draw(rng, shape, 0.09 if quiet else 0.068)
     time = geologic_time(rng, salt, 1 / operator.frequency, strength=0.35 if quiet else 1.0)
     strata, others = (Strata.draw(rng, time, operator.frequency) for _ in range(2))
-    sediment = strata.at(time) + 0.8 * others.at(time) * smooth(rng, shape, rng.uniform(0.3, 1) / operator.frequency)
+    sediment = strata.at(time) + others.at(time) * smooth(rng, shape, rng.uniform(0.25, 0.75) / operator.frequency)
 
     # Salt is a hard, even block in the sediments; its contrast changes along its boundary.
     share = _sigmoid(salt / np.float32(0.7))
@@ -141,7 +141,7 @@ def salt_distance(rng: np.random.Generator, shape: Shape, density: float = 1.0) 
     distance = np.full(shape, -max(shape), np.float32)
     for _ in range(rng.poisson(area / 54_000)):
         start, end = height * rng.uniform(-0.2, 0.75), height * rng.uniform(0.4, 1.6)
-        distance = np.maximum(distance, _body(rng, (width, height), start, end, rng.lognormal(np.log(29), 0.9)).T)
+        distance = np.maximum(distance, _body(rng, (width, height), start, end, rng.lognormal(np.log(26), 0.95)).T)
     for _ in range(rng.poisson(area / 150_000)):
         start = width * rng.uniform(-0.5, 0.6)
         end = start + rng.lognormal(np.log(300), 0.5)
@@ -168,19 +168,16 @@ def geologic_time(rng: np.random.Generator, salt: Float, wave: float, strength: 
     """The field whose level lines are the strata, H×W in pixels: dipping, folded, faulted, dragged along by salt."""
     height, width = salt.shape
     z, x = np.arange(height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)
-    time = z + np.float32(np.tan(np.radians(np.clip(strength * rng.normal(0, 20), -55, 55)))) * (x - width / 2)
+    time: Float = z + np.float32(np.tan(np.radians(np.clip(strength * rng.normal(0, 22), -55, 55)))) * (x - width / 2)
     # Folds in wavelengths, so that there are some at the scale of any image.
-    for length, amplitude in ((5, 1.3), (1.5, 0.3), (0.45, 0.08)):
+    for length, amplitude in ((4.5, 1.5), (1.5, 0.38), (0.45, 0.11)):
         fold = smooth(rng, salt.shape, wave * length * rng.uniform(0.6, 1.4))
         time += np.float32(strength * wave * amplitude * rng.gamma(1.5, 1 / 1.5)) * fold
     for _ in range(rng.poisson(width / 110)):
         dip = np.radians(rng.uniform(50, 82)) * rng.choice([-1, 1])
         beyond = (x - rng.uniform(0, width)) * np.sin(dip) > (z - height / 2) * np.cos(dip)
         time += np.float32(rng.lognormal(np.log(6), 0.7)) * beyond
-    drag: Float = (
-        np.float32(16) * smooth(rng, salt.shape, 50) * np.exp(np.minimum(salt, 0) / np.float32(rng.uniform(8, 40)))
-    )
-    time += drag
+    time += 16 * smooth(rng, salt.shape, 50) * np.exp(np.minimum(salt, 0) / np.float32(rng.uniform(8, 40)))
     return time
 
 
@@ -231,7 +228,7 @@ class Operator:
         """A limit, and a band about a frequency whose ``median`` over sections is given."""
         frequency = float(np.clip(rng.lognormal(np.log(median), 0.5), 0.028, 0.2))
         kz = fft.fftfreq(shape[0]).astype(np.float32)[:, None]
-        kx = fft.rfftfreq(shape[1]).astype(np.float32) * np.float32(rng.lognormal(-0.57, 0.35))
+        kx = fft.rfftfreq(shape[1]).astype(np.float32) * np.float32(rng.lognormal(-0.65, 0.35))
         low, high = frequency / 2.7 * rng.uniform(0.8, 1.2), frequency * 2.4 * rng.uniform(0.8, 1.2)
         k = np.maximum(np.hypot(kz, kx), 1e-4)
         band = (1 / (1 + (low / k) ** 6) / (1 + (k / high) ** 6)).astype(np.float32)
@@ -279,12 +276,15 @@ def smooth(rng: np.random.Generator, shape: Shape, scale: float) -> Float:
 
 def curve(rng: np.random.Generator, n: int, scale: float) -> Float:
     """``n`` samples of a random curve like :func:`smooth`."""
-    return smooth(rng, (1, n), scale)[0]
+    samples: Float = smooth(rng, (1, n), scale)[0]
+    return samples
 
 
 def _unit(x: Float) -> Float:
-    return x / max(float(x.std()), 1e-9)
+    unit: Float = x / np.float32(max(float(x.std()), 1e-9))
+    return unit
 
 
 def _sigmoid(x: NDArray[Any]) -> Float:
-    return (0.5 * (1 + np.tanh(0.5 * x))).astype(np.float32)
+    share: Float = (0.5 * (1 + np.tanh(0.5 * x))).astype(np.float32)
+    return share
