@@ -11,6 +11,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from torch import nn
+from torch.optim import Optimizer
 
 from saltseg.errors import SaltsegError
 from saltseg.module import SaltModule
@@ -71,9 +72,10 @@ class EpochSeed(Callback):
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Before the first batch."""
-        torch.manual_seed((self.seed << 20) + trainer.current_epoch)
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Before the first step, not at the epoch's start: between them loaders draw, but in a resume's first epoch."""
+        if batch_idx == 0:
+            torch.manual_seed((self.seed << 20) + trainer.current_epoch)
 
 
 class History(Callback):
@@ -88,6 +90,10 @@ class History(Callback):
         """Start the clocks."""
         self.epoch_start = self.batch_end = time.perf_counter()
         self.images, self.train_seconds = 0, 0.0
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Note the rate of the step; afterwards the scheduler has moved on."""
+        self.rate = float(optimizer.param_groups[0]["lr"])
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -107,11 +113,10 @@ class History(Callback):
         """Add the row."""
         assert isinstance(pl_module, SaltModule)
         logged = {k: float(v) for k, v in trainer.callback_metrics.items()}
-        optimizer = trainer.optimizers[0]
         row = {
             "epoch": trainer.current_epoch,
             "loss_name": pl_module.loss_name,
-            "lr": optimizer.param_groups[0]["lr"],
+            "lr": self.rate,
             **{c: logged.get(c, float("nan")) for c in HISTORY_COLUMNS if "/" in c},
             "images_per_second": round(self.images_per_second, 2),
             "seconds": round(time.perf_counter() - self.epoch_start, 2),

@@ -107,7 +107,7 @@ class Counts:
         """
         passed = 20 * self.intersection[..., None] > np.arange(10, 20) * self.union[..., None]
         empty = (self.truth == 0)[:, None]
-        return np.where(empty, self.predicted == 0, passed.mean(-1))
+        return np.asarray(np.where(empty, self.predicted == 0, passed.mean(-1)), np.float64)
 
     def summary(self) -> dict[str, Floats]:
         """Each score as K numbers; NaN where no image can tell (``iou_salt`` without salt)."""

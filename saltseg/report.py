@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from omegaconf import DictConfig
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -48,7 +49,7 @@ def show_scores(run: Run) -> None:
     """A short table of the scores, and where everything is."""
     metrics = run.metrics()
     title = f"{metrics['dataset']}, weights={metrics['weights']}, tta={metrics['tta']}"
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("")
     table.add_column("at", justify="right")
     for score in SCORES:

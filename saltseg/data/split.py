@@ -155,14 +155,16 @@ def _stratified_order(
 ) -> list[NDArray[np.int64]]:
     """A random order of the units, every prefix of which has about the coverage distribution of the whole.
 
-    Units are sorted by coverage and cut into blocks; the order takes a random unit of every block, then another one.
+    Units are sorted by coverage and cut into blocks; the order takes a random unit of every block, then another one,
+    and goes through the blocks in steps of the golden ratio, so that it has been everywhere after any number of them.
     """
     shuffled = [units[k] for k in rng.permutation(len(units))]
     if not stratify:
         return shuffled
     shuffled.sort(key=lambda unit: float(coverage[unit].mean()))
     turn = np.concatenate([rng.permutation(min(block, len(shuffled) - k)) for k in range(0, len(shuffled), block)])
-    return [shuffled[k] for k in np.argsort(turn, kind="stable")]
+    place = np.arange(len(shuffled)) // block * ((5**0.5 - 1) / 2) % 1
+    return [shuffled[k] for k in np.lexsort((place, turn))]
 
 
 def _take(order: list[NDArray[np.int64]], size: int) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:

@@ -100,7 +100,7 @@ def section(rng: np.random.Generator, height: int, width: int) -> tuple[Float, A
     shape = fft.next_fast_len(height + 2 * MARGIN, real=True), fft.next_fast_len(width + 2 * MARGIN, real=True)
     quiet = rng.random() < 0.15
     salt = salt_distance(rng, shape, density=0.0 if quiet else 1.0)
-    operator = Operator.draw(rng, shape, 0.09 if quiet else 0.068)
+    operator = Operator.draw(rng, shape, 0.09 if quiet else 0.073)
     time = geologic_time(rng, salt, 1 / operator.frequency, strength=0.35 if quiet else 1.0)
     strata, others = (Strata.draw(rng, time, operator.frequency) for _ in range(2))
     sediment = strata.at(time) + others.at(time) * smooth(rng, shape, rng.uniform(0.25, 0.75) / operator.frequency)
