@@ -19,6 +19,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -113,6 +114,10 @@ class DatasetConfig:
     choices: dict[str, Any] = field(default_factory=dict)
 
 
+#: What a person can mend; everything else is a bug of ours.
+MENDABLE = (SaltsegError, HydraException, OmegaConfBaseException)
+
+
 def default_data() -> str:
     """``tgs`` where the TGS data is found, else the embedded ``synthetic`` set."""
     from saltseg.data.tgs import find_tgs
@@ -136,6 +141,20 @@ def claim(parent: str) -> str:
     raise SaltsegError(f"No free directory under {day}.")
 
 
+def unused(directory: str) -> str:
+    """Where Hydra keeps its files below ``directory``; asked before it writes them.
+
+    Raises:
+        SaltsegError: if there is a run already. (A sweep that is continued asks job by job.)
+    """
+    if HydraConfig.get().mode is RunMode.RUN and (Path(directory) / "config.yaml").exists():
+        raise SaltsegError(
+            f"hydra.run.dir: {directory} already holds a run. Choose another directory, or leave hydra.run.dir out to "
+            "have one made under outputs/."
+        )
+    return ".hydra"
+
+
 def slug(overrides: str) -> str:
     """What makes a job of a sweep different, usable as a file name unquoted."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", overrides).strip("-.")[:100] or "job"
@@ -152,6 +171,7 @@ def register() -> None:
     """Make the resolvers and schemas known."""
     OmegaConf.register_new_resolver("default_data", default_data, replace=True)
     OmegaConf.register_new_resolver("claim", claim, replace=True)
+    OmegaConf.register_new_resolver("unused", unused, replace=True)
     OmegaConf.register_new_resolver("slug", slug, replace=True)
     OmegaConf.register_new_resolver("hardware", hardware, replace=True)
     store = ConfigStore.instance()
@@ -171,12 +191,26 @@ def app(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]
         def command() -> Any:
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")
             register()
+            errors: list[Exception] = []
+
+            @wraps(job)
+            def attempt(config: DictConfig) -> Any:
+                try:
+                    refuse_strays(config, name)
+                    return job(config)
+                except MENDABLE as error:
+                    if HydraConfig.get().mode is RunMode.MULTIRUN:
+                        raise  # Hydra goes on with the next job, and says at the end which one it was.
+                    errors.append(error)  # Hydra would announce it by a line that says nothing.
+
             try:
-                return hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)()
+                hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(attempt)()
+                if errors:
+                    raise errors[0]
             except KeyboardInterrupt as stop:
                 print(f"\n{str(stop) or 'Stopped.'}", file=sys.stderr)
                 sys.exit(130)
-            except (SaltsegError, HydraException, OmegaConfBaseException) as error:
+            except MENDABLE as error:
                 if os.environ.get("SALTSEG_TRACEBACK"):
                     traceback.print_exc()
                 print(f"\nsaltseg: {explain(error)}", file=sys.stderr)
@@ -187,12 +221,24 @@ def app(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]
     return decorate
 
 
+def refuse_strays(config: DictConfig, name: str) -> None:
+    """``+key=value`` gets past the schema of the root.
+
+    Raises:
+        SaltsegError: if there is a key that the command doesn't have.
+    """
+    known = ConfigStore.instance().load(f"{name}_schema.yaml").node
+    for key in config:
+        if key not in known:
+            raise SaltsegError(f"{key}: there is no such key.{near_miss(str(key), known)}")
+
+
 def explain(error: BaseException) -> str:
     """An error of composing, in words for a person, with the near miss."""
-    if isinstance(error, SaltsegError):
-        return str(error)
     cause: BaseException | None = error
     while cause is not None:
+        if isinstance(cause, SaltsegError):  # raised by a resolver
+            return str(cause)
         if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.key is not None:
             parent = cause.parent_node
             known = [str(k) for k in parent] if isinstance(parent, DictConfig) else []

@@ -85,19 +85,12 @@ class SaltModule(LightningModule):
         return logits
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """One step; stops when the loss is no longer a number."""
-        _, loss = self._step(batch, "train")
-        if not torch.isfinite(loss):
-            raise SaltsegError(
-                f"The loss ({self.loss_name}) is {loss.item()} at epoch {self.current_epoch}, step {batch_idx}. "
-                "The last good state is checkpoints/last.ckpt of this run. Lower optimizer.lr, set "
-                "trainer.gradient_clip_val=1, or rule out the precision with trainer.precision=32-true."
-            )
-        return loss
+        """The loss of one step."""
+        return self._step(batch, batch_idx, "train")[1]
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Scores on the native pixels."""
-        logits, _ = self._step(batch, "val")
+        logits, _ = self._step(batch, batch_idx, "val")
         truth = torch.stack(batch["truth"]) if _one_shape(batch["truth"]) else None
         if truth is not None:
             self.val_scores.update(unfit(logits.sigmoid(), _hw(truth[0]), self.fit), truth[:, None])
@@ -105,10 +98,17 @@ class SaltModule(LightningModule):
         for logit, mask in zip(logits, batch["truth"], strict=True):
             self.val_scores.update(unfit(logit[None].sigmoid(), _hw(mask), self.fit), mask[None, None])
 
-    def _step(self, batch: dict[str, Any], stage: str) -> tuple[Tensor, Tensor]:
+    def _step(self, batch: dict[str, Any], batch_idx: int, stage: str) -> tuple[Tensor, Tensor]:
+        """Logits and loss; stops when the loss is no longer a number, before such weights are kept."""
         logits = self(batch["image"])
         target, ignored = as_target(batch["mask"])
         loss: Tensor = self.loss(logits.masked_fill(ignored, CERTAINLY_NOT_SALT), target)
+        if not torch.isfinite(loss):
+            raise SaltsegError(
+                f"The loss ({self.loss_name}) is {loss.item()} at epoch {self.current_epoch}, step {batch_idx} "
+                f"({stage}). The last good state is checkpoints/last.ckpt of this run. Lower optimizer.lr, set "
+                "trainer.gradient_clip_val=1, or rule out the precision with trainer.precision=32-true."
+            )
         # Averaged by Lightning, since this module's on_train_epoch_end comes after that of the History callback.
         self.log(f"{stage}/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(target))
         return logits, loss
@@ -124,19 +124,27 @@ class SaltModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer and, if any, the scheduler with how often it moves."""
-        optimizer = self.make_optimizer(p for p in self.net.parameters() if p.requires_grad)
+        optimizer = _made("optimizer", self.make_optimizer, (p for p in self.net.parameters() if p.requires_grad))
         if self.make_scheduler is None:
             return optimizer
         given = getattr(self.make_scheduler, "keywords", {})
         takes = signature(self.make_scheduler).parameters
         steps = next((name for name in STEPS if name in takes and given.get(name) is None), None)
         if steps is None:
-            scheduler = self.make_scheduler(optimizer)
+            scheduler = _made("scheduler", self.make_scheduler, optimizer)
             plateau = {"monitor": self.monitor} if isinstance(scheduler, ReduceLROnPlateau) else {}
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch", **plateau}}
         total = int(self.trainer.estimated_stepping_batches)
-        scheduler = self.make_scheduler(optimizer, **{steps: total})
+        scheduler = _made("scheduler", self.make_scheduler, optimizer, **{steps: total})
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _made(what: str, maker: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """What ``maker`` makes; only now, when it is called, are values such as a negative rate refused."""
+    try:
+        return maker(*arguments, **options)
+    except (TypeError, ValueError) as error:
+        raise SaltsegError(f"{what}: {error}.") from error
 
 
 def _one_shape(masks: list[Tensor]) -> bool:

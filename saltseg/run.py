@@ -56,10 +56,7 @@ class Run:
         """
         run = cls(path)
         if run.config_file.exists():
-            raise SaltsegError(
-                f"hydra.run.dir: {path} already holds a run. Choose another directory, or leave hydra.run.dir out to "
-                "have one made under outputs/."
-            )
+            raise SaltsegError(f"{path} already holds a run.")
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         run.figures.mkdir(exist_ok=True)
         return run

@@ -19,6 +19,7 @@ from saltseg import figures
 from saltseg.callbacks import EpochSeed, History, LossSchedule
 from saltseg.config import app, choices, command_line, instantiate, listed, resolved
 from saltseg.data.datamodule import SaltDataModule
+from saltseg.errors import check_choice
 from saltseg.hardware import detect, suit_cpu
 from saltseg.inference import Predictor, load_net, restore
 from saltseg.metrics import check_threshold
@@ -28,12 +29,17 @@ from saltseg.run import Run
 from saltseg.scoring import score_run, split_table
 from saltseg.tracking import summarize, tracked
 
+#: Scores of every epoch; more is better.
+MONITORS = ("val/iou", "val/dice", "val/map")
+
 log = logging.getLogger(__name__)
 
 # The images are in memory and the cores are the network's: that advice doesn't apply.
 warnings.filterwarnings("ignore", message=".*does not have many workers.*")
 # Lightning's own use of what torch deprecates.
 warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+# A resume starts with the best weights so far.
+warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
 
 # ``trainer.anything`` is checked against what Lightning's Trainer takes.
 ConfigStore.instance().store(
@@ -55,6 +61,8 @@ def train(config: DictConfig) -> float:
     """Fit, score and report one experiment; returns the best epoch's monitored value."""
     run = begin(config)
     with run.outcome():
+        if config.ckpt_path is not None:
+            run.adopt(Path(config.ckpt_path))
         lightning.seed_everything(config.seed, workers=True, verbose=False)
         data = make_data(config)
         run.write_table(run.path / "split.csv", split_table(data))
@@ -74,14 +82,13 @@ def train(config: DictConfig) -> float:
 def begin(config: DictConfig) -> Run:
     """The run's directory, with all that is known before the work starts."""
     check_threshold(config.threshold)
+    check_choice("monitor", config.monitor, MONITORS)
     run = Run.begin(Path(HydraConfig.get().runtime.output_dir))
     config.choices = choices()
     if config.memory_format.value == "auto":
         config.memory_format = detect().memory_format
     run.write_config(resolved(config))
     run.write_environment(command_line())
-    if config.ckpt_path is not None:
-        run.adopt(Path(config.ckpt_path))
     return run
 
 

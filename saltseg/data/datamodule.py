@@ -125,8 +125,10 @@ class SaltDataModule(LightningDataModule, ABC):
         super().__init__()
         check_choice("data.fit", fit, get_args(Fit))
         check_choice("data.normalize", normalize, get_args(Normalization))
-        if num_workers != "auto" and not isinstance(num_workers, int):
+        if num_workers != "auto" and not (isinstance(num_workers, int) and num_workers >= 0):
             raise SaltsegError(f"data.num_workers={num_workers}: expected a number or auto.")
+        if not (isinstance(batch_size, int) and batch_size >= 1):
+            raise SaltsegError(f"data.batch_size={batch_size}: expected a number of images.")
         self.split_config = split if isinstance(split, SplitConfig) else SplitConfig(**dict(split or {}))
         self.augmentation, self.batch_size, self.fit, self.normalize = augmentation, batch_size, fit, normalize
         self.ignore_suspect, self.seed = ignore_suspect, seed
