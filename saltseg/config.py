@@ -227,7 +227,7 @@ def refuse_strays(config: DictConfig, name: str) -> None:
     Raises:
         SaltsegError: if there is a key that the command doesn't have.
     """
-    known = ConfigStore.instance().load(f"{name}_schema.yaml").node
+    known = list(ConfigStore.instance().load(f"{name}_schema.yaml").node)  # the node itself hides what is missing yet
     for key in config:
         if key not in known:
             raise SaltsegError(f"{key}: there is no such key.{near_miss(str(key), known)}")
