@@ -113,7 +113,7 @@ class History(Callback):
         """Add the row."""
         assert isinstance(pl_module, SaltModule)
         logged = {k: float(v) for k, v in trainer.callback_metrics.items()}
-        row = {
+        row: dict[str, Any] = {
             "epoch": trainer.current_epoch,
             "loss_name": pl_module.loss_name,
             "lr": self.rate,

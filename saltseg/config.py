@@ -22,6 +22,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from yaml import YAMLError
 
 from saltseg.errors import SaltsegError, near_miss
 
@@ -115,7 +116,7 @@ class DatasetConfig:
 
 
 #: What a person can mend; everything else is a bug of ours.
-MENDABLE = (SaltsegError, HydraException, OmegaConfBaseException)
+MENDABLE = (SaltsegError, HydraException, OmegaConfBaseException, YAMLError)
 
 
 def default_data() -> str:
@@ -244,6 +245,8 @@ def explain(error: BaseException) -> str:
             known = [str(k) for k in parent] if isinstance(parent, DictConfig) else []
             where = cause.full_key or cause.key
             return f"{where}: there is no such key.{near_miss(str(cause.key), known)}"
+        if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+            return f"{cause.full_key}: {str(cause).splitlines()[0]}"
         cause = cause.__cause__ or cause.__context__
     text = str(error)
     option = re.search(r"Could not find '([^'/]+)/([^']+)'", text)
@@ -331,7 +334,8 @@ def instantiate(node: Any, trust: Sequence[str] = (), **extra: Any) -> Any:
         SaltsegError: if a ``_target_`` may not be named, an argument's name is not in its signature (many libraries
             swallow misspelt ones), or an argument's value is refused.
     """
-    _check(node, trust, "")
+    where = str(node._get_full_key(None)) if isinstance(node, DictConfig) else ""
+    _check(node, trust, where)
     try:
         return hydra.utils.instantiate(node, **extra, _convert_="all")
     except HydraException as error:
@@ -339,7 +343,7 @@ def instantiate(node: Any, trust: Sequence[str] = (), **extra: Any) -> Any:
         if isinstance(cause, SaltsegError):
             raise cause from None
         if isinstance(cause, TypeError | ValueError):
-            raise SaltsegError(f"{_target(node)}: {cause}") from error
+            raise SaltsegError(f"{where or _target(node)}: {cause}") from error
         raise
 
 
@@ -362,7 +366,9 @@ def _check(node: Any, trust: Sequence[str], where: str) -> None:
         known = parameters(found)
         for name in node:
             if not str(name).startswith("_") and str(name) not in known and not options:
-                raise SaltsegError(f"{where or target}: {target} takes no '{name}'.{near_miss(str(name), known)}")
+                raise SaltsegError(
+                    f"{where}{': ' * bool(where)}{target} takes no '{name}'.{near_miss(str(name), known)}"
+                )
     for name, value in node.items():
         _check(value, trust, f"{where}.{name}" if where else str(name))
 

@@ -14,7 +14,7 @@ from saltseg.data.datamodule import SaltDataModule
 from saltseg.data.tgs import find_layout
 from saltseg.data.verify import Report, verify
 from saltseg.errors import SaltsegError, near_miss
-from saltseg.report import console, draw_samples
+from saltseg.report import console, draw_samples, draw_sheet
 
 COMPETITION = "tgs-salt-identification-challenge"
 PAGE = f"https://www.kaggle.com/competitions/{COMPETITION}"
@@ -38,9 +38,10 @@ def dataset(config: DictConfig) -> None:
     data: SaltDataModule = instantiate(config.data, config.trust)
     console.print(f"data: [bold]{name}[/bold]")
     if config.action == "show":
-        picture = directory / "figures" / "samples.png"
-        draw_samples(data, picture, config.seed)
-        console.print(f"figure: {picture}")
+        for name, draw in (("samples", draw_samples), ("sheet", draw_sheet)):
+            picture = directory / "figures" / f"{name}.png"
+            draw(data, picture, config.seed)
+            console.print(f"figure: {picture}")
     else:
         report_on(verify(data), directory)
 

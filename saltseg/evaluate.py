@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from hydra.core.hydra_config import HydraConfig
 from lightning.fabric import Fabric
 from omegaconf import DictConfig, ListConfig
@@ -34,7 +33,7 @@ def evaluate(config: DictConfig) -> None:
     tta = config.tta.value if config.tta is not None else first.tta
     threshold = choose_threshold(config.threshold, runs, parts)
     hardware = detect()
-    data = rebuild_data(first, config)
+    data = rebuild_data(runs[0], config)
     predictor = Predictor(
         [load_net(run, weights, config.trust) for run in runs],
         fit=data.fit,
@@ -52,11 +51,13 @@ def evaluate(config: DictConfig) -> None:
     show_scores(result)
 
 
-def rebuild_data(run_config: DictConfig, config: DictConfig) -> SaltDataModule:
+def rebuild_data(run: Run, config: DictConfig) -> SaltDataModule:
     """The data that a run was trained on, divided as it was."""
+    run_config = run.config()
     if config.data.root is not None:
         run_config.data.root = config.data.root
     data: SaltDataModule = instantiate(run_config.data, config.trust, augmentation=None, seed=run_config.seed)
+    data.divide_as(run.split())
     return data
 
 
@@ -88,7 +89,7 @@ def refuse_leaks(runs: list[Run], parts: tuple[str, ...]) -> None:
     Raises:
         SaltsegError: if a member was trained on an image of ``parts``.
     """
-    tables = [pd.read_csv(run.path / "split.csv", dtype={"id": str}) for run in runs]
+    tables = [run.split() for run in runs]
     scored = set(tables[0].loc[tables[0]["split"].isin(parts), "id"])
     for run, table in zip(runs, tables, strict=True):
         seen = scored & set(table.loc[table["split"] == "train", "id"])

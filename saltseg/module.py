@@ -106,8 +106,9 @@ class SaltModule(LightningModule):
         if not torch.isfinite(loss):
             raise SaltsegError(
                 f"The loss ({self.loss_name}) is {loss.item()} at epoch {self.current_epoch}, step {batch_idx} "
-                f"({stage}). The last good state is checkpoints/last.ckpt of this run. Lower optimizer.lr, set "
-                "trainer.gradient_clip_val=1, or rule out the precision with trainer.precision=32-true."
+                f"({stage}). The last good state, if an epoch was done, is checkpoints/last.ckpt of this run. Lower "
+                "optimizer.lr, set trainer.gradient_clip_val=1, or rule out the precision with "
+                "trainer.precision=32-true."
             )
         # Averaged by Lightning, since this module's on_train_epoch_end comes after that of the History callback.
         self.log(f"{stage}/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(target))

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from saltseg import figures
 from saltseg.data.datamodule import SaltDataModule
+from saltseg.data.images import Images
 from saltseg.hardware import detect
 from saltseg.metrics import SCORES
 from saltseg.module import SaltModule
@@ -38,11 +39,22 @@ def draw_data(run: Run, data: SaltDataModule) -> None:
     figures.batch(batch["image"][:, 0].numpy(), batch["mask"][:, 0].numpy(), run.figures / "batch.png")
 
 
-def draw_samples(data: SaltDataModule, path: Path, seed: int = 0, count: int = 20) -> None:
-    """The article's picture: random images with their masks."""
-    total = len(data.images)
-    samples = data.select(np.random.default_rng(seed).choice(total, min(count, total), replace=False))
+def draw_samples(data: SaltDataModule, path: Path, seed: int = 0) -> None:
+    """The article's picture: 20 random images with their masks."""
+    samples = pick(data, 20, seed)
     figures.samples(samples.images, samples.masks, samples.titles(), path)
+
+
+def draw_sheet(data: SaltDataModule, path: Path, seed: int = 0) -> None:
+    """What the whole dataset is like: 96 random images, salt outlined."""
+    images = pick(data, 96, seed)
+    figures.sheet(images.images, images.masks, path)
+
+
+def pick(data: SaltDataModule, count: int, seed: int) -> Images:
+    """Random images, or all of them where there are fewer."""
+    total = len(data.images)
+    return data.select(np.random.default_rng(seed).choice(total, min(count, total), replace=False))
 
 
 def show_scores(run: Run) -> None:

@@ -131,6 +131,10 @@ class Run:
         """A row per epoch."""
         return pd.read_csv(self.history_file)
 
+    def split(self) -> pd.DataFrame:
+        """Which image was in which part; "" is no part."""
+        return pd.read_csv(self.path / "split.csv", dtype={"id": str}, keep_default_na=False)
+
     def metrics(self) -> dict[str, Any]:
         """The flat scores."""
         loaded: dict[str, Any] = json.loads(self.metrics_file.read_text())

@@ -91,6 +91,7 @@ def failure(capfd: pytest.CaptureFixture[str], main: Callable[[], Any], *argumen
 def message(error: str) -> str:
     """The one message on stderr, which is no traceback."""
     assert "Traceback" not in error
+    assert "Error executing job" not in error
     said = re.findall(r"^saltseg: (.*)", error, re.MULTILINE | re.DOTALL)
     assert len(said) == 1, error
     return str(said[0]).strip()

@@ -21,7 +21,8 @@ SHAPES = [(32, 32)] * 17  # ten of them train
 
 
 def schedule(name: str) -> LossSchedule:
-    return LossSchedule(instantiate(OmegaConf.load(CONF / f"loss/{name}.yaml"))["phases"])
+    config = OmegaConf.create({"loss": OmegaConf.load(CONF / f"loss/{name}.yaml")})
+    return LossSchedule(instantiate(config.loss)["phases"])
 
 
 class Steepness(nn.Module):
@@ -35,8 +36,10 @@ class Steepness(nn.Module):
         return self.factor * nn.functional.binary_cross_entropy_with_logits(logits, target)
 
 
-def fitted(path: Path, epochs: int, *, resume: Path | None = None, lr: float = 0.1) -> tuple[Trainer, SaltModule]:
-    """Fit a tiny net; the loss changes at epochs 1 and 2."""
+def fitted(
+    path: Path, epochs: int, *, resume: Path | None = None, lr: float = 0.1, dropout: float = 0.2
+) -> tuple[Trainer, SaltModule]:
+    """Fit a tiny net that draws while it learns; the loss changes at epochs 1 and 2."""
     run = Run.begin(path)
     run.write_config({})
     if resume is not None:
@@ -59,7 +62,8 @@ def fitted(path: Path, epochs: int, *, resume: Path | None = None, lr: float = 0
         num_sanity_val_steps=0,
         log_every_n_steps=1,
     )
-    module = SaltModule(SaltNet(small_net()), partial(torch.optim.SGD, lr=lr, momentum=0.9))
+    net = SaltNet(nn.Sequential(nn.Dropout(dropout), small_net()))
+    module = SaltModule(net, partial(torch.optim.SGD, lr=lr, momentum=0.9))
     data = Small(make_images(SHAPES), batch_size=4)
     trainer.fit(module, datamodule=data, ckpt_path=str(resume) if resume else None, weights_only=True)
     return trainer, module
@@ -98,7 +102,7 @@ def test_history_has_a_row_an_epoch(straight: tuple[Path, SaltModule]) -> None:
 
 def test_the_losses_of_a_row_are_the_means_over_the_images_of_its_epoch(tmp_path: Path) -> None:
     """With weights that stay as they are, each epoch's loss is known beforehand; its last batch is a smaller one."""
-    _, module = fitted(tmp_path, 3, lr=0.0)
+    _, module = fitted(tmp_path, 3, lr=0.0, dropout=0.0)
     data = Small(make_images(SHAPES))
     history = Run(tmp_path).history()
     for part in ("train", "val"):

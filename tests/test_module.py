@@ -29,8 +29,8 @@ LOSSES = [
 
 
 def loss_of(name: str, phase: int) -> nn.Module:
-    phases = instantiate(OmegaConf.load(CONF / f"loss/{name}.yaml"))["phases"]
-    loss: nn.Module = phases[phase]["loss"]
+    config = OmegaConf.create({"loss": OmegaConf.load(CONF / f"loss/{name}.yaml")})
+    loss: nn.Module = instantiate(config.loss)["phases"][phase]["loss"]
     return loss
 
 

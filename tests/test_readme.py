@@ -42,7 +42,9 @@ def test_an_extension_of_the_readme_trains(
     monkeypatch.syspath_prepend(str(mine))
     # What the tiny tests override of the data would say other sizes than the example's own.
     own = ["trust=[stripes]", "data.split.train=20", "data.split.val=5", "data.split.test=5"]
-    run = tiny_run(tmp_path / "run", "trainer.max_epochs=1", *([choice, *own] if "data" in choice else [choice]), own=mine)
+    run = tiny_run(
+        tmp_path / "run", "trainer.max_epochs=1", *([choice, *own] if "data" in choice else [choice]), own=mine
+    )
     assert run.metrics()["status"] == "finished"
     assert run.config().choices[choice.split("=")[0]] == choice.split("=")[1]
     sys.modules.pop("stripes", None)

@@ -39,9 +39,7 @@ def own(tmp_path_factory):
 @pytest.mark.parametrize("setup", SETUPS.values(), ids=SETUPS)
 def test_resumed_is_uninterrupted(tmp_path, capfd, own, setup):
     def run(name, *overrides):
-        return tiny_run(
-            tmp_path / name, "model=stochastic", "trainer.max_epochs=4", *LOSS, *setup, *overrides, own=own
-        )
+        return tiny_run(tmp_path / name, "model=stochastic", "trainer.max_epochs=4", *LOSS, *setup, *overrides, own=own)
 
     straight = run("straight")
     with pytest.raises(SystemExit, match="130"):
@@ -77,9 +75,7 @@ def test_ctrl_c_leaves_a_run_that_resumes(tmp_path):
     assert f"ckpt_path={stopped.last_checkpoint}" in said
     assert stopped.metrics()["status"] == "interrupted"
     done = int(stopped.history()["epoch"].max()) + 1
-    resumed = tiny_run(
-        tmp_path / "resumed", f"ckpt_path={stopped.last_checkpoint}", f"trainer.max_epochs={done + 1}"
-    )
+    resumed = tiny_run(tmp_path / "resumed", f"ckpt_path={stopped.last_checkpoint}", f"trainer.max_epochs={done + 1}")
     assert resumed.metrics()["status"] == "finished"
     assert resumed.history()["epoch"].tolist() == list(range(done + 1))
 

@@ -8,7 +8,7 @@ import pytest
 from small import Small, make_images, small_net
 
 from saltseg.data.images import IGNORE
-from saltseg.data.split import SplitConfig
+from saltseg.errors import SaltsegError
 from saltseg.inference import Predictor
 from saltseg.metrics import CURVE, SCORES, best_threshold
 from saltseg.module import SaltNet
@@ -118,14 +118,25 @@ def test_arrays_give_the_scores_back_without_the_weights() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"folds": 3, "fold": 1}])
 def test_split_table(options: dict[str, Any]) -> None:
-    data = Small(make_images(SHAPES), val=10, test=8)
-    data.split_config = SplitConfig(train=None, val=10, test=8, **options)
+    data = Small(make_images(SHAPES), val=10, test=8, **options)
     table = split_table(data)
     assert list(table.columns) == ["id", "split", *(["fold"] if options else [])]
     assert table["id"].tolist() == list(data.images.ids)
     if options:
         assert ((table["fold"] == 1) == (table["split"] == "val")).all()
         assert ((table["fold"] == -1) == (table["split"] == "test")).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"folds": 3, "fold": 1}])
+def test_a_division_is_taken_from_its_table(options: dict[str, Any]) -> None:
+    images = make_images(SHAPES)
+    first = Small(images, val=10, test=8, **options)
+    second = Small(images, val=4, test=3)
+    second.divide_as(split_table(first).sample(frac=1, random_state=0))  # whatever the order of its rows
+    assert (second.division.part == first.division.part).all()
+    assert (second.division.fold == first.division.fold).all()
+    with pytest.raises(SaltsegError, match="not the same"):
+        second.divide_as(split_table(first).iloc[1:])
 
 
 @pytest.fixture(scope="module")

@@ -62,7 +62,7 @@ def test_the_same_split_whenever_and_wherever() -> None:
     first, second = split(TGS, SplitConfig()), split(TGS, SplitConfig())
     assert (first.part == second.part).all()
     # Known from another process; if it changes, runs of before and after are no longer comparable.
-    assert digest(first) == "8f23ab7de97a0223"
+    assert digest(first) == "587e2ccba38f86f9"
     others = {digest(split(TGS, SplitConfig(seed=seed))) for seed in range(1, 5)}
     assert len(others | {digest(first)}) == 5
 

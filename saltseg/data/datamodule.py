@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 import cv2
 import numpy as np
+import pandas as pd
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
@@ -98,6 +99,8 @@ class SaltDataModule(LightningDataModule, ABC):
 
     Args:
         split: see :class:`~saltseg.data.split.SplitConfig`.
+        folds: for cross-validation: how many parts train and val are dealt into.
+        fold: which of them validates, the test part being the same for all; None: no cross-validation.
         augmentation: an albumentations ``Compose`` for the training images, or None.
         batch_size: images of a training step, and of a validation step.
         num_workers: processes that augment; ``auto``: none on a CPU, whose cores the network needs, 4 for a GPU.
@@ -113,7 +116,9 @@ class SaltDataModule(LightningDataModule, ABC):
     def __init__(
         self,
         *,
-        split: SplitConfig | Mapping[str, Any] | None = None,
+        split: Mapping[str, Any] | None = None,
+        folds: int = 10,
+        fold: int | None = None,
         augmentation: Any = None,
         batch_size: int = 32,
         num_workers: int | Literal["auto"] = "auto",
@@ -129,7 +134,7 @@ class SaltDataModule(LightningDataModule, ABC):
             raise SaltsegError(f"data.num_workers={num_workers}: expected a number or auto.")
         if not (isinstance(batch_size, int) and batch_size >= 1):
             raise SaltsegError(f"data.batch_size={batch_size}: expected a number of images.")
-        self.split_config = split if isinstance(split, SplitConfig) else SplitConfig(**dict(split or {}))
+        self.split_config = SplitConfig(**dict(split or {}), folds=folds, fold=fold)
         self.augmentation, self.batch_size, self.fit, self.normalize = augmentation, batch_size, fit, normalize
         self.ignore_suspect, self.seed = ignore_suspect, seed
         self.num_workers = num_workers
@@ -157,6 +162,22 @@ class SaltDataModule(LightningDataModule, ABC):
         if self._split is None:
             self._split = split(self.images, self.split_config)
         return self._split
+
+    def divide_as(self, table: pd.DataFrame) -> None:
+        """Take the division from a run's ``split.csv`` (``id,split`` and, if any, ``fold``) instead of drawing it.
+
+        Raises:
+            SaltsegError: if its images are not those of this dataset.
+        """
+        ids = list(self.images.ids)
+        if set(table["id"]) != set(ids):
+            raise SaltsegError(
+                f"The run's split.csv names {len(table)} images, the data has {len(ids)}, and they are not the same. "
+                "Is data.root the data that the run was trained on?"
+            )
+        listed = table.set_index("id").loc[ids]
+        fold = listed["fold"] if "fold" in listed else pd.Series(-1, index=listed.index)
+        self._split = Split(listed["split"].to_numpy(dtype="<U5"), fold.to_numpy(dtype=np.int64))
 
     def part(self, name: str) -> Images:
         """The images of ``train`` (less the suspect ones, if so configured), ``val`` or ``test``."""

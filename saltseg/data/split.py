@@ -94,7 +94,9 @@ def split(images: Images, config: SplitConfig) -> Split:
         part[val] = "val"
     else:
         if not 0 <= config.fold < config.folds:
-            raise SaltsegError(f"data.split: fold {config.fold} does not exist; data.fold is 0 … {config.folds - 1}.")
+            raise SaltsegError(
+                f"data.fold: fold {config.fold} does not exist; expected 0 … {config.folds - 1}, or null."
+            )
         fill = np.zeros(config.folds, dtype=np.int64)
         for unit in order:
             k = int(fill.argmin())

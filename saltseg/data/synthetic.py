@@ -107,8 +107,8 @@ def section(rng: np.random.Generator, height: int, width: int) -> tuple[Float, A
 
     # Salt is a hard, even block in the sediments; its contrast changes along its boundary.
     share = _sigmoid(salt / np.float32(0.7))
-    hardness = rng.lognormal(np.log(5), 0.5) * rng.choice([1, -1], p=[0.97, 0.03])
-    hardness = hardness * np.clip(1 + 0.6 * curve(rng, shape[1], 20), -0.2, 2)
+    hardness = rng.lognormal(np.log(5), 0.5) * rng.choice([1, -1], p=[0.96, 0.04])
+    hardness = hardness * np.clip(1 + 0.65 * curve(rng, shape[1], 20), -0.3, 2)
     signal = operator.image(sediment * (1 - share) + hardness * share)
     signal /= signal[salt < max(-6, salt.min() + 1)].std()
     shadow = _sigmoid((np.maximum.accumulate(salt, axis=0) - 10) / 4)
@@ -128,8 +128,9 @@ def section(rng: np.random.Generator, height: int, width: int) -> tuple[Float, A
 
     # The interpreter picks where the bright event begins, not to the pixel, and the dim base less surely.
     picked = np.roll(salt, -1, axis=0) + rng.gamma(2, 0.5) * smooth(rng, shape, 10)
-    slip = round(rng.normal(0, 0.15 / operator.frequency))
-    picked = (np.maximum if slip > 0 else np.minimum)(picked, np.roll(picked, slip, axis=0))
+    slip = np.rint(0.2 / operator.frequency * curve(rng, shape[1], 40)).astype(int)
+    moved = np.take_along_axis(picked, (np.arange(shape[0])[:, None] - slip) % shape[0], axis=0)
+    picked = np.where(slip > 0, np.maximum(picked, moved), np.minimum(picked, moved))
     inner = slice(MARGIN, MARGIN + height), slice(MARGIN, MARGIN + width)
     return image[inner].astype(np.float32), (picked[inner] > 0).astype(np.uint8)
 
