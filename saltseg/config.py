@@ -231,7 +231,7 @@ def refuse_strays(config: DictConfig, name: str) -> None:
     known = list(ConfigStore.instance().load(f"{name}_schema.yaml").node)  # the node itself hides what is missing yet
     for key in config:
         if key not in known:
-            raise SaltsegError(f"{key}: there is no such key.{near_miss(str(key), known)}")
+            raise SaltsegError(f"{key!s}: there is no such key.{near_miss(str(key), known)}")
 
 
 def explain(error: BaseException) -> str:
@@ -335,7 +335,7 @@ def instantiate(node: Any, trust: Sequence[str] = (), **extra: Any) -> Any:
             swallow misspelt ones), or an argument's value is refused.
     """
     where = str(node._get_full_key(None)) if isinstance(node, DictConfig) else ""
-    _check(node, trust, where)
+    check(node, trust, where)
     try:
         return hydra.utils.instantiate(node, **extra, _convert_="all")
     except HydraException as error:
@@ -351,10 +351,15 @@ def _target(node: Any) -> str:
     return str(node.get("_target_", "")) if isinstance(node, Mapping | DictConfig) else ""
 
 
-def _check(node: Any, trust: Sequence[str], where: str) -> None:
+def check(node: Any, trust: Sequence[str] = (), where: str = "") -> None:
+    """Whether every ``_target_`` in ``node``, at any depth, may be named and takes the arguments that it is given.
+
+    Raises:
+        SaltsegError: if not; names the place.
+    """
     if isinstance(node, list | ListConfig):
         for k, item in enumerate(node):
-            _check(item, trust, f"{where}[{k}]")
+            check(item, trust, f"{where}[{k}]")
     if not isinstance(node, Mapping | DictConfig):
         return
     target = node.get("_target_")
@@ -370,7 +375,7 @@ def _check(node: Any, trust: Sequence[str], where: str) -> None:
                     f"{where}{': ' * bool(where)}{target} takes no '{name}'.{near_miss(str(name), known)}"
                 )
     for name, value in node.items():
-        _check(value, trust, f"{where}.{name}" if where else str(name))
+        check(value, trust, f"{where}.{name}" if where else str(name))
 
 
 def listed(node: Any, trust: Sequence[str] = (), **extra: Any) -> list[Any]:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from saltseg import figures
 from saltseg.callbacks import EpochSeed, History, LossSchedule
-from saltseg.config import app, choices, command_line, instantiate, listed, resolved
+from saltseg.config import app, check, choices, command_line, instantiate, listed, resolved
 from saltseg.data.datamodule import SaltDataModule
 from saltseg.errors import check_choice
 from saltseg.hardware import detect, suit_cpu
@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 # The images are in memory and the cores are the network's: that advice doesn't apply.
 warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+# A resume finds best.ckpt there, which Run.adopt carried over.
+warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
 # Lightning's own use of what torch deprecates.
 warnings.filterwarnings("ignore", message=".*LeafSpec.*")
 # A resume starts with the best weights so far.
@@ -82,6 +84,7 @@ def train(config: DictConfig) -> float:
 def begin(config: DictConfig) -> Run:
     """The run's directory, with all that is known before the work starts."""
     check_threshold(config.threshold)
+    check(config, config.trust)
     check_choice("monitor", config.monitor, MONITORS)
     run = Run.begin(Path(HydraConfig.get().runtime.output_dir))
     config.choices = choices()

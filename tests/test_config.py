@@ -8,7 +8,7 @@ from lightning import Trainer
 from runs import call, composed, shell
 
 from saltseg import train
-from saltseg.config import CONF, _check, choices, claim, instantiate, locate, resolved, slug
+from saltseg.config import CONF, check, choices, claim, instantiate, locate, resolved, slug
 from saltseg.errors import SaltsegError
 
 COMMANDS = sorted(file.stem for file in CONF.glob("*.yaml"))
@@ -27,7 +27,7 @@ def test_every_command_composes(command):
 def test_every_option_composes_and_names_only_what_exists(group, option):
     with composed("train", f"{group}={option}") as config:
         assert choices()[group] == option
-        _check(resolved(config)[group], (), group)
+        check(resolved(config)[group], (), group)
 
 
 def test_several_loggers_stand_beside_each_other():

@@ -13,6 +13,7 @@ import pytest
 import requests
 import tgs_trees as trees
 from kagglehub.exceptions import KaggleApiHTTPError, UnauthenticatedError
+from runs import call
 from tgs_trees import IDS
 
 from saltseg import dataset
@@ -124,28 +125,24 @@ def test_report_lists_everything_and_fails(tmp_path: Path, capsys: pytest.Captur
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
-def command(monkeypatch: pytest.MonkeyPatch, directory: Path, *overrides: str) -> None:
-    arguments = ["saltseg-dataset", *overrides, f"hydra.run.dir={directory}", "hydra/job_logging=disabled"]
-    monkeypatch.setattr(sys, "argv", arguments)
-    dataset.main()
+def command(directory: Path, *overrides: str) -> None:
+    call(dataset.main, *overrides, f"hydra.run.dir={directory}")
 
 
-def test_show_draws_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_show_draws_samples(tmp_path: Path) -> None:
     root = trees.write(tmp_path / "tgs", trees.zips())
-    command(monkeypatch, tmp_path / "run", "action=show", "data=tgs", f"data.root={root}")
+    command(tmp_path / "run", "action=show", "data=tgs", f"data.root={root}")
     assert cv2.imread(str(tmp_path / "run/figures/samples.png")) is not None
 
 
-def test_command_says_what_is_wrong(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for overrides, says in (
         (["action=verifi"], "Did you mean 'verify'?"),
         (["action=verify"], "action=download"),
         (["action=show"], "does not exist"),
     ):
         with pytest.raises(SystemExit) as stop:
-            command(monkeypatch, tmp_path / "run", "data=tgs", f"data.root={tmp_path / 'nothing'}", *overrides)
+            command(tmp_path / "run", "data=tgs", f"data.root={tmp_path / 'nothing'}", *overrides)
         assert stop.value.code == 1
         assert says in capsys.readouterr().err
 

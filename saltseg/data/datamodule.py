@@ -177,7 +177,7 @@ class SaltDataModule(LightningDataModule, ABC):
             )
         listed = table.set_index("id").loc[ids]
         fold = listed["fold"] if "fold" in listed else pd.Series(-1, index=listed.index)
-        self._split = Split(listed["split"].to_numpy(dtype="<U5"), fold.to_numpy(dtype=np.int64))
+        self._split = Split(np.asarray(listed["split"], "<U5"), np.asarray(fold, np.int64))
 
     def part(self, name: str) -> Images:
         """The images of ``train`` (less the suspect ones, if so configured), ``val`` or ``test``."""
