@@ -1,13 +1,11 @@
-"""How an experiment is composed: the schemas, the resolvers, safe instantiation, and the wrapper of every command."""
+"""How an experiment is composed: the schemas, the resolvers, and the wrapper of every command."""
 
-import importlib
-import inspect
 import os
 import re
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -20,7 +18,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
@@ -32,17 +30,6 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 PACKAGE = Path(__file__).parent
 #: ``conf/`` stands at the top of a checkout and travels inside the wheel as ``saltseg/conf``.
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
-
-#: Whose classes a configuration may name. A run directory can come from a stranger; its config must not run their code.
-TRUSTED = (
-    "saltseg",
-    "torch.nn",
-    "torch.optim",
-    "lightning",
-    "segmentation_models_pytorch",
-    "albumentations",
-    "torchmetrics",
-)
 
 
 class Weights(Enum):
@@ -278,106 +265,3 @@ def command_line() -> str:
     """What to type to run this job again: the overrides that concern the experiment, not where it is written."""
     hydra_config = HydraConfig.get()
     return shlex.join(["python", "-m", f"saltseg.{hydra_config.job.name}", *hydra_config.overrides.task])
-
-
-def locate(target: str, trust: Sequence[str] = ()) -> Any:
-    """The class or function that a ``_target_`` names.
-
-    Raises:
-        SaltsegError: if it does not exist, or is not of a package that may be named.
-    """
-    allowed = (*TRUSTED, *trust)
-    if not any(target == p or target.startswith(f"{p}.") for p in allowed):
-        raise SaltsegError(
-            f"_target_: {target} is of none of the packages that a configuration may name ({', '.join(allowed)}). "
-            f"If you trust its authors, add trust=[{target.split('.')[0]}]."
-        )
-    module, _, name = target.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError as error:
-        raise SaltsegError(f"_target_: {target}: there is no module {error.name}.") from error
-    except AttributeError as error:
-        names = [n for n in dir(importlib.import_module(module)) if not n.startswith("_")]
-        raise SaltsegError(f"_target_: {module} has no {name}.{near_miss(name, names)}") from error
-    home = getattr(found, "__module__", None) or module
-    # Of functions only those that make networks: others of ours link files or look up what is not to be named.
-    own = home.startswith("saltseg.models.")
-    if not any(home == p or home.startswith(f"{p}.") for p in (*allowed, "torch")) or not (
-        inspect.isclass(found) or own or any(home.startswith(p) for p in trust)
-    ):
-        raise SaltsegError(f"_target_: {target} is not a class of {module}; a configuration may name nothing else.")
-    return found
-
-
-def parameters(target: Any) -> set[str]:
-    """The names of the arguments that ``target`` takes, through the base classes that its ``**kwargs`` go to."""
-    makers = (
-        [vars(c)["__init__"] for c in target.__mro__ if "__init__" in vars(c)] if inspect.isclass(target) else [target]
-    )
-    names: set[str] = set()
-    for maker in makers:
-        try:
-            found = inspect.signature(maker).parameters.values()
-        except ValueError:
-            break
-        names |= {p.name for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} - {"self"}
-        if not any(p.kind is p.VAR_KEYWORD for p in found):
-            break
-    return names
-
-
-def instantiate(node: Any, trust: Sequence[str] = (), **extra: Any) -> Any:
-    """Build what a node describes, as ``hydra.utils.instantiate`` does, from trusted classes and checked names.
-
-    Raises:
-        SaltsegError: if a ``_target_`` may not be named, an argument's name is not in its signature (many libraries
-            swallow misspelt ones), or an argument's value is refused.
-    """
-    where = str(node._get_full_key(None)) if isinstance(node, DictConfig) else ""
-    check(node, trust, where)
-    try:
-        return hydra.utils.instantiate(node, **extra, _convert_="all")
-    except HydraException as error:
-        cause = error.__cause__
-        if isinstance(cause, SaltsegError):
-            raise cause from None
-        if isinstance(cause, TypeError | ValueError):
-            raise SaltsegError(f"{where or _target(node)}: {cause}") from error
-        raise
-
-
-def _target(node: Any) -> str:
-    return str(node.get("_target_", "")) if isinstance(node, Mapping | DictConfig) else ""
-
-
-def check(node: Any, trust: Sequence[str] = (), where: str = "") -> None:
-    """Whether every ``_target_`` in ``node``, at any depth, may be named and takes the arguments that it is given.
-
-    Raises:
-        SaltsegError: if not; names the place.
-    """
-    if isinstance(node, list | ListConfig):
-        for k, item in enumerate(node):
-            check(item, trust, f"{where}[{k}]")
-    if not isinstance(node, Mapping | DictConfig):
-        return
-    target = node.get("_target_")
-    if target is not None:
-        found = locate(str(target), trust)
-        options = any(
-            p.kind is p.VAR_KEYWORD for p in inspect.signature(found).parameters.values()
-        ) and not inspect.isclass(found)
-        known = parameters(found)
-        for name in node:
-            if not str(name).startswith("_") and str(name) not in known and not options:
-                raise SaltsegError(
-                    f"{where}{': ' * bool(where)}{target} takes no '{name}'.{near_miss(str(name), known)}"
-                )
-    for name, value in node.items():
-        check(value, trust, f"{where}.{name}" if where else str(name))
-
-
-def listed(node: Any, trust: Sequence[str] = (), **extra: Any) -> list[Any]:
-    """A named dict of nodes as a list of what they describe, in their order; those set to null left out."""
-    return [instantiate(item, trust, **extra) for item in (node or {}).values() if item is not None]

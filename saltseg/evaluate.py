@@ -7,7 +7,8 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.fabric import Fabric
 from omegaconf import DictConfig, ListConfig
 
-from saltseg.config import app, instantiate
+from saltseg.components import instantiate
+from saltseg.config import app
 from saltseg.data.datamodule import SaltDataModule
 from saltseg.errors import SaltsegError, near_miss
 from saltseg.hardware import detect

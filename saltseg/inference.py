@@ -10,7 +10,7 @@ from lightning.fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from saltseg.config import instantiate
+from saltseg.components import instantiate
 from saltseg.data.datamodule import batches_by_shape
 from saltseg.data.images import Array8
 from saltseg.data.prepare import Fit, fit_array, fitted_shape, unfit

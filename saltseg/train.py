@@ -17,7 +17,8 @@ from omegaconf import DictConfig
 
 from saltseg import figures
 from saltseg.callbacks import EpochSeed, History, LossSchedule
-from saltseg.config import app, check, choices, command_line, instantiate, listed, resolved
+from saltseg.components import check, instantiate, listed
+from saltseg.config import app, choices, command_line, resolved
 from saltseg.data.datamodule import SaltDataModule
 from saltseg.errors import check_choice
 from saltseg.hardware import detect, suit_cpu

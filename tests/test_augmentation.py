@@ -9,7 +9,8 @@ import pytest
 from omegaconf import OmegaConf
 from small import smooth
 
-from saltseg.config import CONF, listed
+from saltseg.components import listed
+from saltseg.config import CONF
 from saltseg.data.images import IGNORE
 from saltseg.errors import SaltsegError
 
@@ -50,6 +51,19 @@ def test_image_and_mask_move_together(file: Path, name: str) -> None:
         else:
             assert np.mean((drawn["image"] > 128) == drawn["mask"]) > 0.97
     assert sum(changed) > len(SEEDS) / 2
+
+
+@pytest.mark.parametrize(("file", "name"), EACH, ids=[f"{file.stem}-{name}" for file, name in EACH])
+def test_nothing_is_invented_at_the_borders(file: Path, name: str) -> None:
+    """A constant image stays constant, and all salt stays all salt: no black frame, line or corner."""
+    (transform,) = build(file, names=[name])
+    transform.p = 1
+    compose = albumentations.Compose([transform])
+    for seed in SEEDS:
+        compose.set_random_seed(seed)
+        drawn = compose(image=np.full((101, 101), 128, np.uint8), mask=np.ones((101, 101), np.uint8))
+        assert np.ptp(drawn["image"]) == 0
+        assert drawn["mask"].all()
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

@@ -12,7 +12,8 @@ from small import Small, make_images, small_net
 from torch import Tensor, nn
 
 from saltseg.callbacks import Checkpoint, EpochSeed, History, LossSchedule, Progress
-from saltseg.config import CONF, instantiate
+from saltseg.components import instantiate
+from saltseg.config import CONF
 from saltseg.errors import SaltsegError
 from saltseg.module import SaltModule, SaltNet
 from saltseg.run import HISTORY_COLUMNS, Run

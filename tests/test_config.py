@@ -8,7 +8,8 @@ from lightning import Trainer
 from runs import call, composed, shell
 
 from saltseg import train
-from saltseg.config import CONF, check, choices, claim, instantiate, locate, resolved, slug
+from saltseg.components import check, instantiate, locate
+from saltseg.config import CONF, choices, claim, resolved, slug
 from saltseg.errors import SaltsegError
 
 COMMANDS = sorted(file.stem for file in CONF.glob("*.yaml"))

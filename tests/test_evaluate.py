@@ -6,7 +6,7 @@ import pytest
 from runs import call, failure, files, tiny_run
 
 from saltseg import evaluate
-from saltseg.config import instantiate
+from saltseg.components import instantiate
 from saltseg.hardware import Hardware
 from saltseg.inference import Predictor, load_net
 from saltseg.run import Run

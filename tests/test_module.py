@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau
 
 from saltseg.callbacks import LossSchedule
-from saltseg.config import CONF, instantiate
+from saltseg.components import instantiate
+from saltseg.config import CONF
 from saltseg.data.images import IGNORE
 from saltseg.data.prepare import Fit
 from saltseg.errors import SaltsegError
