@@ -74,7 +74,7 @@ def test_data_is_tgs_where_it_is_found_and_synthetic_elsewhere(tmp_path, monkeyp
         "saltseg.run.subprocess.run",
         "saltseg.run.Path",
         "saltseg.dataset.download",
-        "saltseg.config.locate",
+        "saltseg.components.locate",
         "saltseglike.Thing",
     ],
 )

@@ -85,7 +85,7 @@ def test_kept_runs_are_whole_and_agree_with_themselves() -> None:
 
 def test_every_picture_and_choice_that_is_named_is_there() -> None:
     for picture in re.findall(r"\]\((docs/[^)]+)\)", README):
-        assert (TOP / picture).is_file(), picture
+        assert (TOP / picture).exists(), picture
     for group in ("model", "loss", "augmentation", "experiment"):
         row = next(line for line in README.splitlines() if line.startswith(f"| `{group}` |"))
         for choice in (p.stem for p in (CONF / group).glob("*.yaml")):
