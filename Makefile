@@ -1,8 +1,8 @@
 # `make` alone lists what there is.
 PYTHON ?= python3
 BIN := .venv/bin
-# pytest-xdist: a worker for each of two cores.
-TESTS ?= -n 2 -m "not slow"
+# pytest-xdist: a worker for each of two cores; a file in one, since its tests share runs.
+TESTS ?= -n 2 --dist loadfile -m "not slow"
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train test slow lint types format clean

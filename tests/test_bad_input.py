@@ -38,7 +38,6 @@ def own(tmp_path):
         (["model=resnet81"], ["model=resnet81", "'resnet18'"]),
         (["experiment=article_resnet81"], ["experiment=article_resnet81", "'article_resnet18'"]),
         (["trainer.max_epoch=3"], ["trainer.max_epoch", "'max_epochs'"]),
-        (["+trainer.max_epoch=3"], ["trainer: ", "'max_epoch'", "'max_epochs'"]),
         (["weights=bset"], ["bset", "best"]),
         (["threshold=half"], ["threshold: ", "half", "Float"]),
         (["seed=1,2"], ["seed"]),
@@ -55,6 +54,7 @@ def test_an_unknown_key_group_or_option_names_the_near_miss(capfd, tmp_path, arg
     ("arguments", "said"),
     [
         (["threshold=1.5"], ["threshold"]),
+        (["+trainer.max_epoch=3"], ["trainer: ", "'max_epoch'", "'max_epochs'"]),
         (["data.fit=stretch"], ["data.fit", "pad", "resize"]),
         (["data.normalize=imagnet"], ["data.normalize", "'imagenet'"]),
         (["data.batch_size=0"], ["data.batch_size"]),
