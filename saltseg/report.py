@@ -67,7 +67,8 @@ def show_scores(run: Run) -> None:
     for score in SCORES:
         table.add_column(score, justify="right")
     rows = [(p, "", metrics["threshold"]) for p in ("val", "test", "heldout")]
-    rows += [(p, "_best", metrics.get("threshold_best")) for p in ("val", "test", "heldout")]
+    if metrics.get("threshold_best") != metrics["threshold"]:
+        rows += [(p, "_best", metrics.get("threshold_best")) for p in ("val", "test", "heldout")]
     for part, suffix, threshold in rows:
         if f"{part}{suffix}/iou" in metrics:
             values = [metrics[f"{part}{suffix}/{s}"] for s in SCORES]
