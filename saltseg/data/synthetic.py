@@ -117,13 +117,13 @@ def section(rng: np.random.Generator, height: int, width: int) -> tuple[Float, A
     # Outside, noise in patches; inside, noise and a ghost of the strata, so that chaos alone tells nothing. But waves
     # are longer in salt, which is fast.
     rough = _unit(operator.noise(rng) + rng.uniform(0, 0.6) * operator.swings(rng))
-    level = rng.lognormal(np.log(0.15 if quiet else 0.32), 0.6) * np.exp(0.4 * smooth(rng, shape, 60))
+    level = rng.lognormal(np.log(0.2 if quiet else 0.42), 0.6) * np.exp(0.4 * smooth(rng, shape, 60))
     ghost = _unit(operator.image(ndimage.uniform_filter1d(strata.at(time + rng.uniform(20, 90)), 9, axis=1)))
     fill = _unit(0.75 * rough + rng.uniform(0, 1.3) * ghost)
-    zoom = np.clip(rng.normal(2.2, 0.4), 1, 4)
+    zoom = np.clip(rng.normal(1.85, 0.45), 1, 4)
     fill = cv2.resize(fill[: int(shape[0] / zoom), : int(shape[1] / zoom)], shape[::-1])
     fade = _sigmoid(salt / 3)
-    image = signal + level * rough * (1 - fade) + rng.lognormal(np.log(0.45), 0.4) * fill * fade
+    image = signal + level * rough * (1 - fade) + rng.lognormal(np.log(0.6), 0.5) * fill * fade
     image *= np.exp(0.25 * smooth(rng, shape, 60))
 
     # The interpreter picks where the bright event begins, not to the pixel, and the dim base less surely.
