@@ -236,6 +236,9 @@ def explain(error: BaseException) -> str:
             return f"{cause.full_key}: {str(cause).splitlines()[0]}"
         cause = cause.__cause__ or cause.__context__
     text = str(error)
+    missing = re.search(r"Missing mandatory value: (\S+)", text)
+    if missing:
+        return f"{missing.group(1)} must be given: add {missing.group(1)}=… to the command."
     option = re.search(r"Could not find '([^'/]+)/([^']+)'", text)
     if option:
         group, choice = option.groups()

@@ -50,6 +50,11 @@ def test_an_unknown_key_group_or_option_names_the_near_miss(capfd, tmp_path, arg
     assert not Run(tmp_path / "run").config_file.exists()
 
 
+def test_a_key_without_a_default_is_asked_for(capfd, tmp_path):
+    shown = failure(capfd, train.main, "data=folder", f"hydra.run.dir={tmp_path / 'run'}")
+    assert shown == "data.images must be given: add data.images=… to the command."
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
