@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
 from saltseg.errors import SaltsegError, near_miss
@@ -232,13 +232,12 @@ def explain(error: BaseException) -> str:
             known = [str(k) for k in parent] if isinstance(parent, DictConfig) else []
             where = cause.full_key or cause.key
             return f"{where}: there is no such key.{near_miss(str(cause.key), known)}"
+        if isinstance(cause, MissingMandatoryValue):
+            return f"{cause.full_key} must be given: add {cause.full_key}=… to the command."
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
             return f"{cause.full_key}: {str(cause).splitlines()[0]}"
         cause = cause.__cause__ or cause.__context__
     text = str(error)
-    missing = re.search(r"Missing mandatory value: (\S+)", text)
-    if missing:
-        return f"{missing.group(1)} must be given: add {missing.group(1)}=… to the command."
     option = re.search(r"Could not find '([^'/]+)/([^']+)'", text)
     if option:
         group, choice = option.groups()
