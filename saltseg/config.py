@@ -5,6 +5,7 @@ import re
 import shlex
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -26,6 +27,9 @@ from saltseg.errors import SaltsegError, near_miss
 
 # Before the first import of albumentations: it would ask a package index for its newest version.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+# The plugin of a launcher has a schema by the name of our YAML; Hydra warns that one day it won't merge the two.
+warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/.*is validated against ConfigStore schema")
 
 PACKAGE = Path(__file__).parent
 # Where Hydra finds our sweeper: it takes plugins from the namespace hydra_plugins alone.

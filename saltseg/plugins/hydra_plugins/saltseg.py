@@ -1,5 +1,6 @@
 """The sweeper, where Hydra looks for one: it takes plugins from the namespace ``hydra_plugins`` alone."""
 
+import os
 from itertools import chain
 from pathlib import Path
 
@@ -26,7 +27,8 @@ class TwoWaves(BasicSweeper):  # type: ignore[misc]
         Raises:
             SaltsegError: if one of them did not finish.
         """
-        from saltseg.sweep import Sweep  # not before they are needed: every command looks for plugins
+        from saltseg.hardware import detect  # not before they are needed: every command looks for plugins
+        from saltseg.sweep import Sweep
         from saltseg.waves import carry_out
 
         assert self.config is not None
@@ -37,7 +39,13 @@ class TwoWaves(BasicSweeper):  # type: ignore[misc]
         directory = Path(self.config.hydra.sweep.dir)
         directory.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, directory / "multirun.yaml")
-        carry_out(Sweep.plan(directory, jobs, self.compose), self.launch, self.max_batch_size)
+        sweep = Sweep.plan(directory, jobs, self.compose)
+        at_once = self.max_batch_size
+        if self.config.hydra.runtime.choices["hydra/launcher"] == "submitit_local":
+            # It starts all that it is given, on this one machine, and each takes all cores.
+            at_once = at_once or detect().jobs
+            os.environ["OMP_NUM_THREADS"] = str(detect().cores_per_job)
+        carry_out(sweep, self.launch, at_once)
 
     def compose(self, overrides: list[str]) -> DictConfig:
         """The configuration that a job will have.
