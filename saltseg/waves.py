@@ -5,7 +5,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from saltseg.config import MENDABLE, explain
 from saltseg.errors import SaltsegError
 from saltseg.run import Run, write_whole
 from saltseg.sweep import Job, State, Sweep, record_failure
@@ -91,7 +92,7 @@ def _watched(sweep: Sweep, every: float = 1.0) -> Iterator[None]:
     """Keep ``summary.csv`` and the terminal up to date while the jobs run."""
     # A terminal of its own: a job that runs in this process sends what it prints to a file.
     with os.fdopen(os.dup(1), "w") as terminal:
-        console = Console(file=terminal, soft_wrap=True)
+        console = Console(file=terminal, width=None if terminal.isatty() else 160)
         done = threading.Event()
         live = Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False, transient=True)
         states: dict[Job, State] = {}
@@ -103,7 +104,7 @@ def _watched(sweep: Sweep, every: float = 1.0) -> Iterator[None]:
                     continue
                 before, states[job] = states.get(job), sweep.state(job)
                 if line := _news(job, before, states[job]):
-                    console.print(line, highlight=False)
+                    console.print(line, highlight=False, soft_wrap=True)
                 changed |= before is None or before.status != states[job].status
             if changed:
                 write_whole(sweep.directory / "summary.csv", sweep.summary().to_csv(index=False))
@@ -125,7 +126,7 @@ def _watched(sweep: Sweep, every: float = 1.0) -> Iterator[None]:
                 watcher.join()
                 look()
         console.print(_table(sweep, states))
-        console.print(f"summary: {sweep.directory / 'summary.csv'}")
+        console.print(f"summary: {sweep.directory / 'summary.csv'}", soft_wrap=True)
 
 
 def _news(job: Job, before: State | None, now: State) -> str | None:
@@ -148,25 +149,25 @@ def _news(job: Job, before: State | None, now: State) -> str | None:
 
 @contextmanager
 def printing_to(file: Path) -> Iterator[None]:
-    """Let what a job prints, libraries in C included, and the traceback of what it fails of, go to ``file``."""
-    streams = (sys.stdout, sys.stderr)
-    for stream in streams:
+    """Let what a job prints, libraries in C included, and what it fails of go to ``file``."""
+    for stream in (sys.stdout, sys.stderr):
         stream.flush()
     saved = [os.dup(1), os.dup(2)]
-    with file.open("ab") as log:
+    with file.open("a", buffering=1, encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-    try:
-        yield
-    except Exception:
-        traceback.print_exc()
-        raise
-    finally:
-        for stream in streams:
-            stream.flush()
-        for number, descriptor in enumerate(saved, start=1):
-            os.dup2(descriptor, number)
-            os.close(descriptor)
+        try:
+            yield
+        except MENDABLE as error:
+            print(f"saltseg: {explain(error)}")
+            raise
+        except Exception:
+            traceback.print_exc()
+            raise
+        finally:
+            for number, descriptor in enumerate(saved, start=1):
+                os.dup2(descriptor, number)
+                os.close(descriptor)
 
 
 def _table(sweep: Sweep, states: dict[Job, State]) -> Table:
