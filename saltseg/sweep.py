@@ -211,16 +211,10 @@ class State:
         return int(self.last["epoch"]) + 1 if self.last else 0
 
 
-def trained_by(run: Run) -> Run | None:
-    """Whose training a job of a sweep takes; None where it trains for itself."""
-    sweep = Sweep.read(run.path.parent)
-    job = next((j for j in sweep.jobs if j.directory == run.path.name), None) if sweep else None
-    return None if job is None or job.trains else Run(run.path.parent / job.trained_by)
-
-
-def in_sweep() -> bool:
-    """Whether this is a job of a planned sweep."""
-    return (Path(HydraConfig.get().runtime.output_dir).parent / "sweep.json").is_file()
+def planned(path: Path) -> Job | None:
+    """The job of a sweep that writes to ``path``, if there is one."""
+    sweep = Sweep.read(path.parent)
+    return next((job for job in sweep.jobs if job.directory == path.name), None) if sweep else None
 
 
 def record_failure(directory: Path, reason: str) -> None:

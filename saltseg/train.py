@@ -31,7 +31,7 @@ from saltseg.module import SaltModule, SaltNet
 from saltseg.report import announce, draw_data, show_scores
 from saltseg.run import Run
 from saltseg.scoring import score_run, split_table
-from saltseg.sweep import in_sweep, trained_by
+from saltseg.sweep import planned
 from saltseg.tracking import summarize, tracked
 from saltseg.waves import printing_to
 
@@ -65,26 +65,29 @@ ConfigStore.instance().store(
 
 def train(config: DictConfig) -> float:
     """Fit, score and report one experiment; returns the best epoch's monitored value."""
-    run = begin(config)
-    with printing_to(run.log_file) if in_sweep() else nullcontext(), run.outcome():
+    job = planned(Path(HydraConfig.get().runtime.output_dir))
+    run = begin(config, again=job is not None)
+    with printing_to(run.log_file) if job else nullcontext(), run.outcome():
         lightning.seed_everything(config.seed, workers=True, verbose=False)
         data = make_data(config)
         run.write_table(run.path / "split.csv", split_table(data))
         draw_data(run, data)
         loggers = listed(config.logger, config.trust, save_dir=str(run.path))
         with tracked(loggers, resolved(config)):
-            trained = trained_by(run)
-            about = fit(config, run, data, loggers) if trained is None else run.share(trained)
+            if job is None or job.trains:
+                about = fit(config, run, data, loggers)
+            else:
+                about = run.share(Run(run.path.parent / job.trained_by))
             metrics = score(config, run, data, about)
             summarize(loggers, metrics, len(run.history()))
         show_scores(run)
     return float(run.history()[config.monitor].max())
 
 
-def begin(config: DictConfig) -> Run:
+def begin(config: DictConfig, again: bool = False) -> Run:
     """The run's directory, with all that is known before the work starts."""
     check_values(config)
-    run = Run.begin(Path(HydraConfig.get().runtime.output_dir), again=in_sweep())
+    run = Run.begin(Path(HydraConfig.get().runtime.output_dir), again)
     config.choices = choices()
     if config.memory_format.value == "auto":
         config.memory_format = detect().memory_format

@@ -12,6 +12,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from rich import box
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from saltseg.config import MENDABLE, explain
@@ -57,7 +58,7 @@ def _due(sweep: Sweep, job: Job) -> bool:
     """Whether a job is to be launched; one whose training is not there has failed already."""
     if not job.training or sweep.state(job).status == "finished":
         return False
-    if not job.trains and Run(sweep.directory / job.trained_by).metrics().get("status") != "finished":
+    if not job.trains and State.of(Run(sweep.directory / job.trained_by)).status != "finished":
         record_failure(sweep.directory / job.directory, f"Its training, {job.trained_by}, did not finish.")
         return False
     return True
@@ -132,14 +133,14 @@ def _watched(sweep: Sweep, every: float = 1.0) -> Iterator[None]:
 def _news(job: Job, before: State | None, now: State) -> str | None:
     """What is worth a line about a job since the last look."""
     if before is None:
-        return None if job.training else f"{job.directory} [red]failed[/red]: {now.metrics.get('error')}"
+        return None if job.training else f"{job.directory} [red]failed[/red]: {escape(str(now.metrics.get('error')))}"
     if before.status != now.status:
         if now.status == "finished":
             parts = [p for p in ("val", "test") if f"{p}/iou" in now.metrics]
             scores = ", ".join(f"{p} IoU {now.metrics[f'{p}/iou']:.4f}" for p in parts)
             return f"{job.directory} [green]finished[/green]: {scores}"
         if now.status in ("failed", "interrupted"):
-            return f"{job.directory} [red]{now.status}[/red]: {now.metrics.get('error')}"
+            return f"{job.directory} [red]{now.status}[/red]: {escape(str(now.metrics.get('error')))}"
         if now.status == "running":
             return f"{job.directory} {'trains' if job.trains else f'scores the training of {job.trained_by}'}"
     if job.trains and before.epochs < now.epochs and now.status == "running":

@@ -7,7 +7,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.utils import get_class
+from omegaconf import OmegaConf
 from runs import OWN, SMALL_DATA, TINY, assert_equal_history, assert_equal_weights, call, composed, shell, tiny_run
 
 from saltseg import train, waves
@@ -207,7 +210,12 @@ def test_a_worker_that_dies_takes_no_other_wave_along(tmp_path, capfd):
     assert Run(tmp_path / "2_seed-0-threshold-0.3").metrics()["status"] == "finished"
 
 
+#: How many jobs and trainings each has.
 PLANNED = {"encoder_threshold_sweep": (6, 2), "seeds": (5, 5), "folds": (5, 5), "losses": (6, 6), "verdict": (30, 30)}
+
+
+def test_every_experiment_that_is_a_sweep_has_its_numbers_here():
+    assert {f.stem for f in (CONF / "experiment").glob("*.yaml") if "MULTIRUN" in f.read_text()} == set(PLANNED)
 
 
 @pytest.mark.parametrize("experiment", PLANNED)
@@ -222,6 +230,14 @@ def test_an_experiment_that_is_a_sweep_runs_by_its_name_alone(tmp_path, monkeypa
 
 LAUNCHERS = sorted(file.stem for file in (CONF / "hydra" / "launcher").glob("*.yaml"))
 FAKE_SLURM = Path(__file__).parent / "slurm"
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_every_launcher_composes_and_takes_its_keys(launcher):
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher")
+    with composed("train", f"hydra/launcher={launcher}"):
+        settings = OmegaConf.to_container(HydraConfig.get().launcher, resolve=True)
+    get_class(settings.pop("_target_"))(**settings)
 
 
 @pytest.mark.slow
