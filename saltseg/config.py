@@ -5,6 +5,7 @@ import re
 import shlex
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -27,7 +28,12 @@ from saltseg.errors import SaltsegError, near_miss
 # Before the first import of albumentations: it would ask a package index for its newest version.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
+# The plugin of a launcher has a schema by the name of our YAML; Hydra warns that one day it won't merge the two.
+warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/.*is validated against ConfigStore schema")
+
 PACKAGE = Path(__file__).parent
+# Where Hydra finds our sweeper: it takes plugins from the namespace hydra_plugins alone.
+sys.path.append(str(PACKAGE / "plugins"))
 #: ``conf/`` stands at the top of a checkout and travels inside the wheel as ``saltseg/conf``.
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
 
@@ -148,11 +154,12 @@ def slug(overrides: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", overrides).strip("-.")[:100] or "job"
 
 
-def hardware(setting: str) -> str:
+def hardware(setting: str) -> str | int:
     """A setting that suits this machine, see :mod:`saltseg.hardware`."""
     from saltseg.hardware import detect
 
-    return str(getattr(detect(), setting))
+    value: str | int = getattr(detect(), setting)
+    return value
 
 
 def register() -> None:
@@ -178,7 +185,6 @@ def app(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]
         @wraps(job)
         def command() -> Any:
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-            register()
             errors: list[Exception] = []
 
             @wraps(job)
@@ -188,7 +194,8 @@ def app(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]
                     return job(config)
                 except MENDABLE as error:
                     if HydraConfig.get().mode is RunMode.MULTIRUN:
-                        raise  # Hydra goes on with the next job, and says at the end which one it was.
+                        # Hydra goes on with the next job. Not every error travels from a worker process to here.
+                        raise SaltsegError(explain(error)) from None
                     errors.append(error)  # Hydra would announce it by a line that says nothing.
 
             try:
@@ -267,3 +274,6 @@ def command_line() -> str:
     """What to type to run this job again: the overrides that concern the experiment, not where it is written."""
     hydra_config = HydraConfig.get()
     return shlex.join(["python", "-m", f"saltseg.{hydra_config.job.name}", *hydra_config.overrides.task])
+
+
+register()  # at the import, for worker processes compose before they call

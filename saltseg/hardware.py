@@ -1,5 +1,6 @@
 """What this machine is good at: where to compute, in which precision and memory layout."""
 
+import os
 from dataclasses import dataclass
 from functools import cache
 
@@ -22,6 +23,26 @@ class Hardware:
     precision: str
     memory_format: str
     reason: str
+
+    @property
+    def jobs(self) -> int:
+        """How many trainings run well side by side: a GPU takes one; without, each gets four cores if there are."""
+        return 1 if self.accelerator == "gpu" else max(min(cores(), 2), cores() // 4)
+
+    @property
+    def cores_per_job(self) -> int:
+        """What is left for each of them."""
+        return max(cores() // self.jobs, 1)
+
+    @property
+    def gpus_per_job(self) -> int:
+        """The device of each."""
+        return int(self.accelerator == "gpu")
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 from omegaconf import DictConfig
 from rich import box
 from rich.console import Console
@@ -35,7 +36,8 @@ def announce(config: DictConfig, data: SaltDataModule, module: SaltModule) -> No
 def draw_data(run: Run, data: SaltDataModule) -> None:
     """The pictures that are known before training: samples and an augmented batch."""
     draw_samples(data, run.figures / "samples.png")
-    batch = next(iter(data.train_dataloader()))
+    with torch.random.fork_rng(devices=[]):  # a picture must not change what is learned
+        batch = next(iter(data.train_dataloader()))
     figures.batch(batch["image"][:, 0].numpy(), batch["mask"][:, 0].numpy(), run.figures / "batch.png")
 
 

@@ -33,6 +33,9 @@ HISTORY_COLUMNS = (
     "seconds",
 )
 
+#: What ``metrics.json`` says about the training.
+ABOUT_TRAINING = ("encoder_init", "trained_by", "train_seconds", "images_per_second")
+
 #: Whose versions change a result.
 PACKAGES = ("saltseg", "torch", "lightning", "segmentation-models-pytorch", "timm", "albumentations", "numpy")
 
@@ -48,15 +51,23 @@ class Run:
     path: Path
 
     @classmethod
-    def begin(cls, path: Path) -> "Run":
+    def begin(cls, path: Path, again: bool = False) -> "Run":
         """A new run in ``path``.
+
+        Args:
+            path: of the directory.
+            again: a run that did not finish there is begun anew; what a resume needs of it stays.
 
         Raises:
             SaltsegError: if there is one already.
         """
         run = cls(path)
-        if run.config_file.exists():
+        if run.config_file.exists() and not again:
             raise SaltsegError(f"{path} already holds a run.")
+        if again:
+            run.metrics_file.unlink(missing_ok=True)
+            if not run.last_checkpoint.exists():
+                run.history_file.unlink(missing_ok=True)
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         run.figures.mkdir(exist_ok=True)
         return run
@@ -84,8 +95,9 @@ class Run:
         try:
             yield
         except BaseException as error:
-            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            self.write_metrics({"status": status, "error": f"{type(error).__name__}: {error}"})
+            status = "interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed"
+            reason = str(error) if isinstance(error, SaltsegError) else f"{type(error).__name__}: {error}"
+            self.write_metrics({"status": status, "error": reason})
             raise
 
     @property
@@ -99,6 +111,10 @@ class Run:
     @property
     def metrics_file(self) -> Path:
         return self.path / "metrics.json"
+
+    @property
+    def log_file(self) -> Path:
+        return self.path / "output.log"
 
     @property
     def checkpoints(self) -> Path:
@@ -142,11 +158,13 @@ class Run:
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write ``config.yaml``: plain values, nothing left to resolve."""
-        _whole(self.config_file, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+        write_whole(self.config_file, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
 
     def write_environment(self, command: str) -> None:
         """Write ``environment.json``: versions, device, commit, and the command line that makes the run again."""
         import torch
+
+        from saltseg.hardware import cores
 
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
         self.write_json(
@@ -158,7 +176,7 @@ class Run:
                 "python": platform.python_version(),
                 "platform": platform.platform(),
                 "device": device,
-                "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+                "cores": cores(),
                 "threads": torch.get_num_threads(),
                 "packages": {p: metadata.version(p) for p in PACKAGES},
             },
@@ -170,11 +188,11 @@ class Run:
 
     def write_json(self, file: Path, content: Mapping[str, Any]) -> None:
         """Write JSON whole; what is not a number becomes null, which every reader takes."""
-        _whole(file, json.dumps({k: _plain(v) for k, v in content.items()}, indent=2) + "\n")
+        write_whole(file, json.dumps({k: _plain(v) for k, v in content.items()}, indent=2) + "\n")
 
     def write_table(self, file: Path, table: pd.DataFrame) -> None:
         """Write a CSV whole; floats by the shortest text that reads back as themselves."""
-        _whole(file, table.to_csv(index=False))
+        write_whole(file, table.to_csv(index=False))
 
     def write_arrays(self, file: Path, **arrays: np.ndarray[Any, Any]) -> None:
         """Write an NPZ whole."""
@@ -196,10 +214,27 @@ class Run:
         done = read_checkpoint(checkpoint)["epoch"]
         history = before.history()
         self.write_table(self.history_file, history[history["epoch"] <= done])
-        if before.best_checkpoint.is_file():
+        if before.best_checkpoint.is_file() and before.path != self.path.resolve():
             partial = self.best_checkpoint.with_suffix(".partial")
             shutil.copyfile(before.best_checkpoint, partial)
             partial.replace(self.best_checkpoint)
+
+    def share(self, trained: "Run") -> dict[str, Any]:
+        """Take the training of another run: its checkpoints as links, its history, and what is said about it."""
+        for name in ("best", "last"):
+            link = self.checkpoint(name)
+            link.unlink(missing_ok=True)
+            link.symlink_to(os.path.relpath(trained.checkpoint(name), link.parent))
+        self.write_table(self.history_file, trained.history())
+        about = trained.metrics()
+        return {key: about[key] for key in ABOUT_TRAINING}
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write so that a reader finds the old content or the new one, never half of it."""
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(file)
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:
@@ -219,13 +254,6 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     if not sound:
         raise SaltsegError(f"{file} can't be read as a checkpoint of a run: it holds something else.")
     return dict(content)
-
-
-def _whole(file: Path, text: str) -> None:
-    """Write so that a reader finds the old content or the new one, never half of it."""
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from contextlib import nullcontext
 from dataclasses import make_dataclass
 from inspect import Parameter, signature
 from pathlib import Path
@@ -13,6 +14,8 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from lightning import Trainer
 from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
 from saltseg import figures
@@ -28,7 +31,9 @@ from saltseg.module import SaltModule, SaltNet
 from saltseg.report import announce, draw_data, show_scores
 from saltseg.run import Run
 from saltseg.scoring import score_run, split_table
+from saltseg.sweep import planned
 from saltseg.tracking import summarize, tracked
+from saltseg.waves import printing_to
 
 #: Scores of every epoch; more is better.
 MONITORS = ("val/iou", "val/dice", "val/map")
@@ -41,8 +46,6 @@ warnings.filterwarnings("ignore", message=".*does not have many workers.*")
 warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
 # Lightning's own use of what torch deprecates.
 warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-# A resume starts with the best weights so far.
-warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
 
 # ``trainer.anything`` is checked against what Lightning's Trainer takes.
 ConfigStore.instance().store(
@@ -62,38 +65,46 @@ ConfigStore.instance().store(
 
 def train(config: DictConfig) -> float:
     """Fit, score and report one experiment; returns the best epoch's monitored value."""
-    run = begin(config)
-    with run.outcome():
-        if config.ckpt_path is not None:
-            run.adopt(Path(config.ckpt_path))
+    job = planned(Path(HydraConfig.get().runtime.output_dir))
+    run = begin(config, again=job is not None)
+    with printing_to(run.log_file) if job else nullcontext(), run.outcome():
         lightning.seed_everything(config.seed, workers=True, verbose=False)
         data = make_data(config)
         run.write_table(run.path / "split.csv", split_table(data))
-        module = make_module(config, data)
         draw_data(run, data)
-        trainer = make_trainer(config, run)
-        announce(config, data, module)
-
-        with tracked(trainer.loggers, resolved(config)):
-            fit(trainer, module, data, run, config)
-            metrics = score(config, run, data, module)
-            summarize(trainer.loggers, metrics, trainer.global_step)
-    show_scores(run)
+        loggers = listed(config.logger, config.trust, save_dir=str(run.path))
+        with tracked(loggers, resolved(config)):
+            if job is None or job.trains:
+                about = fit(config, run, data, loggers)
+            else:
+                about = run.share(Run(run.path.parent / job.trained_by))
+            metrics = score(config, run, data, about)
+            summarize(loggers, metrics, len(run.history()))
+        show_scores(run)
     return float(run.history()[config.monitor].max())
 
 
-def begin(config: DictConfig) -> Run:
+def begin(config: DictConfig, again: bool = False) -> Run:
     """The run's directory, with all that is known before the work starts."""
-    check_threshold(config.threshold)
-    check(config, config.trust)
-    check_choice("monitor", config.monitor, MONITORS)
-    run = Run.begin(Path(HydraConfig.get().runtime.output_dir))
+    check_values(config)
+    run = Run.begin(Path(HydraConfig.get().runtime.output_dir), again)
     config.choices = choices()
     if config.memory_format.value == "auto":
         config.memory_format = detect().memory_format
     run.write_config(resolved(config))
     run.write_environment(command_line())
     return run
+
+
+def check_values(config: DictConfig) -> None:
+    """What can be known to be wrong before anything is built.
+
+    Raises:
+        SaltsegError: if a value or a component is.
+    """
+    check_threshold(config.threshold)
+    check(config, config.trust)
+    check_choice("monitor", config.monitor, MONITORS)
 
 
 def make_data(config: DictConfig) -> SaltDataModule:
@@ -118,7 +129,7 @@ def make_module(config: DictConfig, data: SaltDataModule) -> SaltModule:
     return SaltModule(net, optimizer, scheduler, data.fit, config.monitor)
 
 
-def make_trainer(config: DictConfig, run: Run) -> Trainer:
+def make_trainer(config: DictConfig, run: Run, loggers: list[Logger]) -> Trainer:
     """Lightning's Trainer with the schedule, the history and what the config names."""
     callbacks = [
         LossSchedule(instantiate(config.loss, config.trust)["phases"]),
@@ -130,28 +141,46 @@ def make_trainer(config: DictConfig, run: Run) -> Trainer:
         config.trainer,
         config.trust,
         callbacks=callbacks,
-        logger=listed(config.logger, config.trust, save_dir=str(run.path)) or False,
+        logger=loggers or False,
         default_root_dir=str(run.path),
+        # On SLURM it is the launcher that asks for more time; Lightning would do so as well.
+        **({"plugins": [SLURMEnvironment(auto_requeue=False)]} if SLURMEnvironment.detect() else {}),
     )
     return trainer
 
 
-def fit(trainer: Trainer, module: SaltModule, data: SaltDataModule, run: Run, config: DictConfig) -> None:
-    """Train, from the start or from where another run stopped."""
-    if config.ckpt_path is not None:
-        restore(module.net, Path(config.ckpt_path))
+def fit(config: DictConfig, run: Run, data: SaltDataModule, loggers: list[Logger]) -> dict[str, Any]:
+    """Train, from the start or from where it stopped; returns what ``metrics.json`` says about the training."""
+    module = make_module(config, data)
+    trainer = make_trainer(config, run, loggers)
+    announce(config, data, module)
+    # A job of a sweep that is continued has one of its own.
+    checkpoint = str(run.last_checkpoint) if run.last_checkpoint.exists() else config.ckpt_path
+    if checkpoint is not None:
+        run.adopt(Path(checkpoint))
+        restore(module.net, Path(checkpoint))
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=config.ckpt_path, weights_only=True)
-    except SystemExit as stop:  # Lightning's way to pass on Ctrl-C; a job never exits
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit as stop:
+        if not isinstance(stop.__context__, KeyboardInterrupt):
+            raise  # SLURM's time is up
+        # Lightning's way to pass on Ctrl-C; a job never exits.
         hint = f"Resume with: ckpt_path={run.last_checkpoint}" if run.last_checkpoint.exists() else "No epoch was done."
         raise KeyboardInterrupt(f"Stopped in epoch {trainer.current_epoch}. {hint}") from stop
     if config.trainer.fast_dev_run:  # which writes no checkpoints; the rest of the way is to be tried, too
         for file in (run.best_checkpoint, run.last_checkpoint):
             trainer.save_checkpoint(file)
+    history = run.history()
+    return {
+        "encoder_init": module.net.encoder_init,
+        "trained_by": run.path.name,
+        "train_seconds": round(float(history["seconds"].sum()), 1),
+        "images_per_second": round(float(history["images_per_second"].median()), 2),
+    }
 
 
-def score(config: DictConfig, run: Run, data: SaltDataModule, module: SaltModule) -> dict[str, Any]:
-    """Score the kept weights on the held-out images, and write and draw it all."""
+def score(config: DictConfig, run: Run, data: SaltDataModule, about: dict[str, Any]) -> dict[str, Any]:
+    """Score the kept weights on the held-out images, and write and draw it all, with what is known of the training."""
     predictor = Predictor(
         [load_net(run, config.weights.value, config.trust)],
         fit=data.fit,
@@ -161,17 +190,13 @@ def score(config: DictConfig, run: Run, data: SaltDataModule, module: SaltModule
         memory_format=config.memory_format.value,
     )
     scores = score_run(run, data, predictor, config.threshold)
-    history = run.history()
-    figures.curves(history, run.figures / "curves.png")
+    figures.curves(run.history(), run.figures / "curves.png")
     metrics = {
         **scores,
         "weights": config.weights.value,
         "tta": config.tta.value,
-        "encoder_init": module.net.encoder_init,
         "dataset": config.choices.data,
-        "trained_by": run.path.name,
-        "train_seconds": round(float(history["seconds"].sum()), 1),
-        "images_per_second": round(float(history["images_per_second"].median()), 2),
+        **about,
         "status": "finished",
     }
     run.write_metrics(metrics)
@@ -181,4 +206,7 @@ def score(config: DictConfig, run: Run, data: SaltDataModule, module: SaltModule
 main = app("train")(train)
 
 if __name__ == "__main__":
-    main()
+    # By its own name, under which the worker processes of a sweep find what they are to run.
+    from saltseg.train import main as command
+
+    command()

@@ -48,6 +48,29 @@ class StopAt(Callback):
             raise KeyboardInterrupt
 
 
+class StopOnce(StopAt):
+    """Ctrl-C the first time only: the same command then goes on."""
+
+    def __init__(self, folder: str, epoch: int) -> None:
+        super().__init__(epoch)
+        self.file = Path(folder, ".stopped")  # hidden, so that the configuration means the same afterwards
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if not self.file.exists() and trainer.current_epoch == self.epoch:
+            self.file.touch()
+            self.stop()
+
+    def stop(self) -> None:
+        raise KeyboardInterrupt
+
+
+class PreemptOnce(StopOnce):
+    """What a job on a cluster is told when its time is up; afterwards it is begun anew."""
+
+    def stop(self) -> None:
+        os.kill(os.getpid(), signal.SIGUSR2)
+
+
 @contextmanager
 def _as_it_was() -> Iterator[None]:
     """Hydra sets up the log for a whole process, and Lightning ignores a second Ctrl-C: undo both."""

@@ -8,7 +8,8 @@ from saltseg import train
 from saltseg.config import CONF
 from saltseg.run import Run
 
-EXPERIMENTS = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
+# Those that are sweeps are tested with the sweeps.
+EXPERIMENTS = sorted(f.stem for f in (CONF / "experiment").glob("*.yaml") if "MULTIRUN" not in f.read_text())
 BATCHES = ("trainer.fast_dev_run=2", "data.batch_size=4")
 
 
