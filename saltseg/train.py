@@ -16,7 +16,7 @@ from lightning.fabric import Fabric
 from omegaconf import DictConfig
 
 from saltseg import figures
-from saltseg.callbacks import EpochSeed, History, LossSchedule
+from saltseg.callbacks import MONITORS, EpochSeed, History, LossSchedule
 from saltseg.components import check, instantiate, listed
 from saltseg.config import app, choices, command_line, resolved
 from saltseg.data.datamodule import SaltDataModule
@@ -27,11 +27,8 @@ from saltseg.metrics import check_threshold
 from saltseg.module import SaltModule, SaltNet
 from saltseg.report import announce, draw_data, show_scores
 from saltseg.run import Run
-from saltseg.scoring import score_run, split_table
-from saltseg.tracking import summarize, tracked
-
-#: Scores of every epoch; more is better.
-MONITORS = ("val/iou", "val/dice", "val/map")
+from saltseg.scoring import Part, score_run, split_table
+from saltseg.tracking import gallery, tracked, trackers
 
 log = logging.getLogger(__name__)
 
@@ -74,10 +71,9 @@ def train(config: DictConfig) -> float:
         trainer = make_trainer(config, run)
         announce(config, data, module)
 
-        with tracked(trainer.loggers, resolved(config)):
+        with tracked(trainer.loggers, resolved(config), "train"):
             fit(trainer, module, data, run, config)
-            metrics = score(config, run, data, module)
-            summarize(trainer.loggers, metrics, trainer.global_step)
+            score(config, run, data, module, trainer)
     show_scores(run)
     return float(run.history()[config.monitor].max())
 
@@ -150,8 +146,8 @@ def fit(trainer: Trainer, module: SaltModule, data: SaltDataModule, run: Run, co
             trainer.save_checkpoint(file)
 
 
-def score(config: DictConfig, run: Run, data: SaltDataModule, module: SaltModule) -> dict[str, Any]:
-    """Score the kept weights on the held-out images, and write and draw it all."""
+def score(config: DictConfig, run: Run, data: SaltDataModule, module: SaltModule, trainer: Trainer) -> None:
+    """Score the kept weights on the held-out images, and write, draw and track it all."""
     predictor = Predictor(
         [load_net(run, config.weights.value, config.trust)],
         fit=data.fit,
@@ -175,7 +171,10 @@ def score(config: DictConfig, run: Run, data: SaltDataModule, module: SaltModule
         "status": "finished",
     }
     run.write_metrics(metrics)
-    return metrics
+    shown = data.select(data.division.indices("val")[gallery(data.part("val").coverage)])
+    for tracker in trackers(trainer.loggers):
+        tracker.log_pictures(Part.of(shown, predictor(shown.images)), config.threshold, trainer.global_step)
+        tracker.log_run(run, metrics, trainer.global_step)
 
 
 main = app("train")(train)

@@ -48,6 +48,17 @@ class StopAt(Callback):
             raise KeyboardInterrupt
 
 
+class Kill(Callback):
+    """The machine goes down at the start of an epoch: `_target_: runs.Kill` with `trust=[runs]`."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.current_epoch == self.epoch:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 @contextmanager
 def _as_it_was() -> Iterator[None]:
     """Hydra sets up the log for a whole process, and Lightning ignores a second Ctrl-C: undo both."""
