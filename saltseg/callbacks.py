@@ -157,33 +157,28 @@ class Pictures(Callback):
 
     def __init__(self, every: int = 5) -> None:
         self.every = every
-        self.maps: dict[int, NDArray[np.float32]] = {}
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Choose the images."""
-        self.chosen = gallery(_data(trainer).part("val").coverage)
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose them, if it is time."""
+        due = trackers(trainer.loggers) and not trainer.sanity_checking and trainer.current_epoch % self.every == 0
+        self.chosen = gallery(_data(trainer).part("val").coverage) if due else []
+        self.maps: dict[int, NDArray[np.float32]] = {}
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *_: int
     ) -> None:
         """Keep what the chosen ones of the batch were predicted to be."""
-        if self._due(trainer):
-            for index, probability in zip(batch["index"].tolist(), outputs, strict=True):
-                if index in self.chosen:
-                    self.maps[index] = probability.float().cpu().numpy()
+        for index, probability in zip(batch["index"].tolist(), outputs["probability"], strict=True):
+            if index in self.chosen:
+                self.maps[index] = probability.float().cpu().numpy()
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show them, less those that a limited validation didn't reach."""
         if self.maps:
             data, seen = _data(trainer), [k for k in self.chosen if k in self.maps]
-            images = data.select(data.division.indices("val")[seen])
-            part = Part.of(images, [self.maps[k] for k in seen])
+            part = Part.of(data.select(data.division.indices("val")[seen]), [self.maps[k] for k in seen])
             for tracker in trackers(trainer.loggers):
                 tracker.log_pictures(part, 0.5, trainer.global_step)
-            self.maps = {}
-
-    def _due(self, trainer: Trainer) -> bool:
-        return bool(trackers(trainer.loggers)) and not trainer.sanity_checking and trainer.current_epoch % self.every == 0
 
 
 def _data(trainer: Trainer) -> SaltDataModule:

@@ -88,18 +88,18 @@ class SaltModule(LightningModule):
         """The loss of one step."""
         return self._step(batch, batch_idx, "train")[1]
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> list[Tensor]:
-        """Scores on the native pixels, from the B maps h×w of probabilities that it returns."""
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, list[Tensor]]:
+        """Scores on the native pixels, from the B maps h×w of ``probability`` that it returns."""
         logits, _ = self._step(batch, batch_idx, "val")
         truths = batch["truth"]
         if _one_shape(truths):
             maps = unfit(logits.sigmoid(), _hw(truths[0]), self.fit)
             self.val_scores.update(maps, torch.stack(truths)[:, None])
-            return list(maps[:, 0])
+            return {"probability": list(maps[:, 0])}
         each = [unfit(logit[None].sigmoid(), _hw(m), self.fit) for logit, m in zip(logits, truths, strict=True)]
         for probability, mask in zip(each, truths, strict=True):
             self.val_scores.update(probability, mask[None, None])
-        return [probability[0, 0] for probability in each]
+        return {"probability": [probability[0, 0] for probability in each]}
 
     def _step(self, batch: dict[str, Any], batch_idx: int, stage: str) -> tuple[Tensor, Tensor]:
         """Logits and loss; stops when the loss is no longer a number, before such weights are kept."""

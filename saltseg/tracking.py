@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from saltseg import figures
-from saltseg.data.images import IGNORE, Array8
+from saltseg.data.images import IGNORE
 from saltseg.errors import SaltsegError
 from saltseg.run import Run
 from saltseg.scoring import Part
@@ -46,7 +46,7 @@ class Tracker(Logger, ABC):
         """Show images with truth and prediction."""
 
     @abstractmethod
-    def log_run(self, run: Run, metrics: Mapping[str, Any], step: int) -> None:
+    def log_run(self, run: Run, step: int) -> None:
         """Keep what a finished run has come to: scores, threshold curve, tables."""
 
     @abstractmethod
@@ -100,7 +100,8 @@ class Wandb(Tracker, WandbLogger):
             mode=environ.get("WANDB_MODE") or ("online" if logged_in() else "offline"),
             # Nothing in this process can then write into this run but this logger: not the next job of a sweep.
             reinit="create_new",
-            settings=wandb.Settings(silent=True, init_timeout=30),  # seconds
+            # In seconds: how long a server may keep us waiting, and what a killed run may lose of its record.
+            settings=wandb.Settings(silent=True, init_timeout=30, x_transaction_log_flush_interval=1),
         )
 
     def open(self, config: Mapping[str, Any], job_type: str) -> None:
@@ -121,19 +122,16 @@ class Wandb(Tracker, WandbLogger):
     def log_pictures(self, part: Part, threshold: float, step: int) -> None:
         """As images with two overlays."""
         masks = [
-            {
-                "prediction": {"mask_data": (p > threshold).astype(np.uint8), "class_labels": LABELS},
-                "truth": {"mask_data": np.select([m == 1, m == IGNORE], [2, 3]).astype(np.uint8), "class_labels": LABELS},
-            }
+            {"prediction": _overlay(p > threshold), "truth": _overlay(np.select([m == 1, m == IGNORE], [2, 3]))}
             for p, m in zip(part.maps, part.images.masks, strict=True)
         ]
         self.log_image(PICTURES, list(part.images.images), step, caption=captions(part, threshold), masks=masks)
 
-    def log_run(self, run: Run, metrics: Mapping[str, Any], step: int) -> None:
+    def log_run(self, run: Run, step: int) -> None:
         """As summary, chart, table and, if asked for, artifact; the curve also as rows, by which runs are compared."""
         import wandb
 
-        curve = pd.read_csv(run.path / "thresholds.csv")
+        metrics, curve = run.metrics(), pd.read_csv(run.path / "thresholds.csv")
         x, *scores = curve.columns
         for score in scores:
             self.experiment.define_metric(f"thresholds/{score}", step_metric=f"thresholds/{x}")
@@ -142,11 +140,11 @@ class Wandb(Tracker, WandbLogger):
         series = [curve[score].tolist() for score in scores]
         predictions = pd.read_csv(run.path / "predictions.csv", dtype={"id": str, "group": str}).fillna({"group": ""})
         chart = wandb.plot.line_series(curve[x].tolist(), series, scores, "validation", x)
-        self.experiment.summary.update(dict(metrics))
+        self.experiment.summary.update(metrics)
         with self._data_beside_run():
             self.log_metrics({"threshold_curve": chart, "predictions": wandb.Table(dataframe=predictions)}, step)
             if self.artifact:
-                best = wandb.Artifact(f"best-{self.experiment.id}", type="model", metadata=dict(metrics))
+                best = wandb.Artifact(f"best-{self.experiment.id}", type="model", metadata=metrics)
                 best.add_file(str(run.best_checkpoint.resolve()), name="best.ckpt", policy="immutable", skip_cache=True)
                 self.experiment.log_artifact(best)
 
@@ -201,14 +199,12 @@ class Tensorboard(Tracker, TensorBoardLogger):
         images = part.images
         with TemporaryDirectory() as folder:
             sheet = Path(folder) / "sheet.png"
-            figures.predictions(
-                images.images, images.masks, part.maps, captions(part, threshold), sheet, threshold
-            )
+            figures.predictions(images.images, images.masks, part.maps, captions(part, threshold), sheet, threshold)
             self.experiment.add_image(PICTURES, np.asarray(Image.open(sheet)), step, dataformats="HWC")
 
-    def log_run(self, run: Run, metrics: Mapping[str, Any], step: int) -> None:
+    def log_run(self, run: Run, step: int) -> None:
         """As the result of its hyperparameters; the curve against the threshold in percent, for want of another x."""
-        final = {f"final/{k}": v for k, v in metrics.items() if isinstance(v, float | int)}
+        final = {f"final/{k}": v for k, v in run.metrics().items() if isinstance(v, float | int)}
         self.log_hyperparams(dict(self.hparams), final, step)
         for row in pd.read_csv(run.path / "thresholds.csv").to_dict("records"):
             percent = round(100 * row.pop("threshold"))
@@ -292,7 +288,7 @@ def logged_in(verify: bool = False) -> bool:
     try:
         return bool(wandb.login(prompt=False, verify=verify))
     except wandb.errors.AuthenticationError as error:
-        raise SaltsegError(f"W&B: {error}") from error
+        raise SaltsegError(f"W&B refuses the key of the account, or can't be reached: {error}") from error
 
 
 def earlier(ckpt_path: str | None, folder: str) -> Path | None:
@@ -305,3 +301,7 @@ def wandb_id(ckpt_path: str | None) -> str | None:
     folder = earlier(ckpt_path, "wandb")
     found = [] if folder is None else [p.name.rsplit("-", 2)[1:] for p in folder.glob("*run-*-*")]
     return max(found)[1] if found else None  # of several, the latest by the time that stands before the id
+
+
+def _overlay(classes: NDArray[Any]) -> dict[str, Any]:
+    return {"mask_data": classes.astype(np.uint8), "class_labels": LABELS}

@@ -174,7 +174,7 @@ def score(config: DictConfig, run: Run, data: SaltDataModule, module: SaltModule
     shown = data.select(data.division.indices("val")[gallery(data.part("val").coverage)])
     for tracker in trackers(trainer.loggers):
         tracker.log_pictures(Part.of(shown, predictor(shown.images)), config.threshold, trainer.global_step)
-        tracker.log_run(run, metrics, trainer.global_step)
+        tracker.log_run(run, trainer.global_step)
 
 
 main = app("train")(train)
