@@ -1,4 +1,4 @@
-"""What happens around the epochs: the loss schedule, the history, the checkpoints, the progress bar."""
+"""What happens around the epochs: the loss schedule, the history, pictures, the checkpoints, the progress bar."""
 
 import sys
 import time
@@ -6,16 +6,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from numpy.typing import NDArray
 from torch import nn
 from torch.optim import Optimizer
 
+from saltseg.data.datamodule import Batch, SaltDataModule
 from saltseg.errors import SaltsegError
 from saltseg.module import SaltModule
 from saltseg.run import HISTORY_COLUMNS, Run
+from saltseg.scoring import Part
+from saltseg.tracking import gallery, trackers
+
+#: Scores of every epoch; more is better.
+MONITORS = ("val/iou", "val/dice", "val/map")
+
+#: What loggers are also told apart by the loss in force.
+IN_PHASES = ("train/loss", "val/loss", "val/iou")
 
 
 class LossSchedule(Callback):
@@ -121,12 +132,59 @@ class History(Callback):
             "images_per_second": round(self.images_per_second, 2),
             "seconds": round(time.perf_counter() - self.epoch_start, 2),
         }
-        for logger in trainer.loggers:
-            shown = row if getattr(logger, "takes_text", False) else {k: v for k, v in row.items() if k != "loss_name"}
-            logger.log_metrics({k: v for k, v in shown.items() if "/" not in k}, step=trainer.global_step)
         before = self.run.history() if self.run.history_file.exists() else pd.DataFrame(columns=list(HISTORY_COLUMNS))
-        rows = [*before.to_dict("records"), row]
-        self.run.write_table(self.run.history_file, pd.DataFrame(rows, columns=list(HISTORY_COLUMNS)))
+        history = pd.DataFrame([*before.to_dict("records"), row], columns=list(HISTORY_COLUMNS))
+        self.run.write_table(self.run.history_file, history)
+        numbers = {k: row[k] for k in ("epoch", "lr", "images_per_second", "seconds")}
+        # Losses of two phases don't compare: a curve for each. The best so far, of a resumed run's first part too.
+        phases = {f"{k}/{pl_module.loss_name}": logged[k] for k in IN_PHASES if k in logged}
+        best = {f"best/{k}": float(history[k].max()) for k in MONITORS if history[k].notna().any()}
+        for logger in trainer.loggers:
+            logger.log_metrics({**numbers, **phases, **best}, step=trainer.global_step)
+
+
+class Pictures(Callback):
+    """Shows the trackers the same validation images every few epochs, as validation sees them: threshold 0.5, no TTA.
+
+    ```yaml
+    callbacks:
+      pictures: {_target_: saltseg.callbacks.Pictures, every: 5}
+    ```
+
+    Args:
+        every: so many epochs, from the first.
+    """
+
+    def __init__(self, every: int = 5) -> None:
+        self.every = every
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose them, if it is time."""
+        due = trackers(trainer.loggers) and not trainer.sanity_checking and trainer.current_epoch % self.every == 0
+        self.chosen = gallery(_data(trainer).part("val").coverage) if due else []
+        self.maps: dict[int, NDArray[np.float32]] = {}
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *_: int
+    ) -> None:
+        """Keep what the chosen ones of the batch were predicted to be."""
+        for index, probability in zip(batch["index"].tolist(), outputs["probability"], strict=True):
+            if index in self.chosen:
+                self.maps[index] = probability.float().cpu().numpy()
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show them, less those that a limited validation didn't reach."""
+        if self.maps:
+            data, seen = _data(trainer), [k for k in self.chosen if k in self.maps]
+            part = Part.of(data.select(data.division.indices("val")[seen]), [self.maps[k] for k in seen])
+            for tracker in trackers(trainer.loggers):
+                tracker.log_pictures(part, 0.5, trainer.global_step)
+
+
+def _data(trainer: Trainer) -> SaltDataModule:
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    assert isinstance(data, SaltDataModule)
+    return data
 
 
 class Checkpoint(ModelCheckpoint):

@@ -98,6 +98,14 @@ class EvaluateConfig:
 
 
 @dataclass
+class DashboardConfig:
+    """The root of ``dashboard``."""
+
+    project: str = "saltseg"
+    entity: str | None = None
+
+
+@dataclass
 class DatasetConfig:
     """The root of ``dataset``."""
 
@@ -154,6 +162,15 @@ def slug(overrides: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", overrides).strip("-.")[:100] or "job"
 
 
+def sweep() -> str | None:
+    """The date and time of the sweep that a job belongs to; None for a single run."""
+    hydra_config = HydraConfig.get()
+    if hydra_config.mode is not RunMode.MULTIRUN:
+        return None
+    # Not hydra.sweep.dir: a launcher's worker process would claim one of its own.
+    return "/".join(Path(hydra_config.runtime.output_dir).parts[-3:-1])
+
+
 def hardware(setting: str) -> str | int:
     """A setting that suits this machine, see :mod:`saltseg.hardware`."""
     from saltseg.hardware import detect
@@ -168,9 +185,16 @@ def register() -> None:
     OmegaConf.register_new_resolver("claim", claim, replace=True)
     OmegaConf.register_new_resolver("unused", unused, replace=True)
     OmegaConf.register_new_resolver("slug", slug, replace=True)
+    OmegaConf.register_new_resolver("sweep", sweep, replace=True)
     OmegaConf.register_new_resolver("hardware", hardware, replace=True)
     store = ConfigStore.instance()
-    for name, schema in (("train", TrainConfig), ("evaluate", EvaluateConfig), ("dataset", DatasetConfig)):
+    schemas = {
+        "train": TrainConfig,
+        "evaluate": EvaluateConfig,
+        "dataset": DatasetConfig,
+        "dashboard": DashboardConfig,
+    }
+    for name, schema in schemas.items():
         store.store(name=f"{name}_schema", node=schema)
 
 

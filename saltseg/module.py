@@ -88,15 +88,18 @@ class SaltModule(LightningModule):
         """The loss of one step."""
         return self._step(batch, batch_idx, "train")[1]
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Scores on the native pixels."""
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, list[Tensor]]:
+        """Scores on the native pixels, from the B maps h×w of ``probability`` that it returns."""
         logits, _ = self._step(batch, batch_idx, "val")
-        truth = torch.stack(batch["truth"]) if _one_shape(batch["truth"]) else None
-        if truth is not None:
-            self.val_scores.update(unfit(logits.sigmoid(), _hw(truth[0]), self.fit), truth[:, None])
-            return
-        for logit, mask in zip(logits, batch["truth"], strict=True):
-            self.val_scores.update(unfit(logit[None].sigmoid(), _hw(mask), self.fit), mask[None, None])
+        truths = batch["truth"]
+        if _one_shape(truths):
+            maps = unfit(logits.sigmoid(), _hw(truths[0]), self.fit)
+            self.val_scores.update(maps, torch.stack(truths)[:, None])
+            return {"probability": list(maps[:, 0])}
+        each = [unfit(logit[None].sigmoid(), _hw(m), self.fit) for logit, m in zip(logits, truths, strict=True)]
+        for probability, mask in zip(each, truths, strict=True):
+            self.val_scores.update(probability, mask[None, None])
+        return {"probability": [probability[0, 0] for probability in each]}
 
     def _step(self, batch: dict[str, Any], batch_idx: int, stage: str) -> tuple[Tensor, Tensor]:
         """Logits and loss; stops when the loss is no longer a number, before such weights are kept."""

@@ -27,7 +27,7 @@ from saltseg.run import PACKAGES, Run, write_whole
 NOT_TRAINING = ("threshold", "tta", "weights", "logger", "trust", "choices", "hydra")
 NOT_TRAINING_EITHER = {
     "data": ("num_workers",),
-    "callbacks": ("progress",),
+    "callbacks": ("progress", "pictures"),
     "trainer": ("enable_progress_bar", "log_every_n_steps"),
 }
 

@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
 from saltseg import figures
-from saltseg.callbacks import EpochSeed, History, LossSchedule
+from saltseg.callbacks import MONITORS, EpochSeed, History, LossSchedule
 from saltseg.components import check, instantiate, listed
 from saltseg.config import app, choices, command_line, resolved
 from saltseg.data.datamodule import SaltDataModule
@@ -29,14 +29,11 @@ from saltseg.inference import Predictor, load_net, restore
 from saltseg.metrics import check_threshold
 from saltseg.module import SaltModule, SaltNet
 from saltseg.report import announce, draw_data, show_scores
-from saltseg.run import Run
-from saltseg.scoring import score_run, split_table
+from saltseg.run import Run, read_checkpoint
+from saltseg.scoring import Part, score_run, split_table
 from saltseg.sweep import planned
-from saltseg.tracking import summarize, tracked
+from saltseg.tracking import gallery, tracked, trackers
 from saltseg.waves import printing_to
-
-#: Scores of every epoch; more is better.
-MONITORS = ("val/iou", "val/dice", "val/map")
 
 log = logging.getLogger(__name__)
 
@@ -67,19 +64,18 @@ def train(config: DictConfig) -> float:
     """Fit, score and report one experiment; returns the best epoch's monitored value."""
     job = planned(Path(HydraConfig.get().runtime.output_dir))
     run = begin(config, again=job is not None)
+    twin = None if job is None or job.trains else Run(run.path.parent / job.trained_by)
     with printing_to(run.log_file) if job else nullcontext(), run.outcome():
+        if twin is None:
+            resume(config, run)
         lightning.seed_everything(config.seed, workers=True, verbose=False)
         data = make_data(config)
         run.write_table(run.path / "split.csv", split_table(data))
         draw_data(run, data)
         loggers = listed(config.logger, config.trust, save_dir=str(run.path))
-        with tracked(loggers, resolved(config)):
-            if job is None or job.trains:
-                about = fit(config, run, data, loggers)
-            else:
-                about = run.share(Run(run.path.parent / job.trained_by))
-            metrics = score(config, run, data, about)
-            summarize(loggers, metrics, len(run.history()))
+        with tracked(loggers, resolved(config), "score" if twin else "train"):
+            about = run.share(twin) if twin else fit(config, run, data, loggers)
+            score(config, run, data, about, loggers)
         show_scores(run)
     return float(run.history()[config.monitor].max())
 
@@ -94,6 +90,14 @@ def begin(config: DictConfig, again: bool = False) -> Run:
     run.write_config(resolved(config))
     run.write_environment(command_line())
     return run
+
+
+def resume(config: DictConfig, run: Run) -> None:
+    """Make ready to go on from ``ckpt_path``; in a sweep that is continued, from where this job stopped."""
+    if run.last_checkpoint.exists():
+        config.ckpt_path = str(run.last_checkpoint)
+    if config.ckpt_path is not None:
+        run.adopt(Path(config.ckpt_path))
 
 
 def check_values(config: DictConfig) -> None:
@@ -154,13 +158,10 @@ def fit(config: DictConfig, run: Run, data: SaltDataModule, loggers: list[Logger
     module = make_module(config, data)
     trainer = make_trainer(config, run, loggers)
     announce(config, data, module)
-    # A job of a sweep that is continued has one of its own.
-    checkpoint = str(run.last_checkpoint) if run.last_checkpoint.exists() else config.ckpt_path
-    if checkpoint is not None:
-        run.adopt(Path(checkpoint))
-        restore(module.net, Path(checkpoint))
+    if config.ckpt_path is not None:
+        restore(module.net, Path(config.ckpt_path))
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        trainer.fit(module, datamodule=data, ckpt_path=config.ckpt_path, weights_only=True)
     except SystemExit as stop:
         if not isinstance(stop.__context__, KeyboardInterrupt):
             raise  # SLURM's time is up
@@ -179,8 +180,8 @@ def fit(config: DictConfig, run: Run, data: SaltDataModule, loggers: list[Logger
     }
 
 
-def score(config: DictConfig, run: Run, data: SaltDataModule, about: dict[str, Any]) -> dict[str, Any]:
-    """Score the kept weights on the held-out images, and write and draw it all, with what is known of the training."""
+def score(config: DictConfig, run: Run, data: SaltDataModule, about: dict[str, Any], loggers: list[Logger]) -> None:
+    """Score the kept weights on the held-out images; write, draw and track it, with what is known of the training."""
     predictor = Predictor(
         [load_net(run, config.weights.value, config.trust)],
         fit=data.fit,
@@ -200,7 +201,11 @@ def score(config: DictConfig, run: Run, data: SaltDataModule, about: dict[str, A
         "status": "finished",
     }
     run.write_metrics(metrics)
-    return metrics
+    shown = data.select(data.division.indices("val")[gallery(data.part("val").coverage)])
+    step = read_checkpoint(run.last_checkpoint)["global_step"]
+    for tracker in trackers(loggers):
+        tracker.log_pictures(Part.of(shown, predictor(shown.images)), config.threshold, step)
+        tracker.log_run(run, step)
 
 
 main = app("train")(train)
