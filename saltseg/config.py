@@ -79,6 +79,14 @@ class TrainConfig:
 
 
 @dataclass
+class SearchConfig(TrainConfig):
+    """The root of ``search``: the keys of ``train``, which its trials share, and its own."""
+
+    space: dict[str, Any] = field(default_factory=dict)
+    trials: int = 20
+
+
+@dataclass
 class EvaluateConfig:
     """The root of ``evaluate``."""
 
@@ -163,7 +171,8 @@ def register() -> None:
     OmegaConf.register_new_resolver("slug", slug, replace=True)
     OmegaConf.register_new_resolver("hardware", hardware, replace=True)
     store = ConfigStore.instance()
-    for name, schema in (("train", TrainConfig), ("evaluate", EvaluateConfig), ("dataset", DatasetConfig)):
+    schemas = {"train": TrainConfig, "search": SearchConfig, "evaluate": EvaluateConfig, "dataset": DatasetConfig}
+    for name, schema in schemas.items():
         store.store(name=f"{name}_schema", node=schema)
 
 

@@ -142,7 +142,7 @@ class Run:
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write ``config.yaml``: plain values, nothing left to resolve."""
-        _whole(self.config_file, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+        write_whole(self.config_file, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
 
     def write_environment(self, command: str) -> None:
         """Write ``environment.json``: versions, device, commit, and the command line that makes the run again."""
@@ -170,11 +170,11 @@ class Run:
 
     def write_json(self, file: Path, content: Mapping[str, Any]) -> None:
         """Write JSON whole; what is not a number becomes null, which every reader takes."""
-        _whole(file, json.dumps({k: _plain(v) for k, v in content.items()}, indent=2) + "\n")
+        write_whole(file, json.dumps({k: _plain(v) for k, v in content.items()}, indent=2) + "\n")
 
     def write_table(self, file: Path, table: pd.DataFrame) -> None:
         """Write a CSV whole; floats by the shortest text that reads back as themselves."""
-        _whole(file, table.to_csv(index=False))
+        write_whole(file, table.to_csv(index=False))
 
     def write_arrays(self, file: Path, **arrays: np.ndarray[Any, Any]) -> None:
         """Write an NPZ whole."""
@@ -221,9 +221,9 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def _whole(file: Path, text: str) -> None:
+def write_whole(file: Path, text: str) -> None:
     """Write so that a reader finds the old content or the new one, never half of it."""
-    partial = file.with_name(f".{file.name}.partial")
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(file)
 
