@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -18,13 +19,13 @@ def written(key: str, value: Any) -> str:
 
 
 def composed(overrides: Sequence[str]) -> DictConfig:
-    """What ``train`` would make of them, with Hydra's own part; inside a command, which has set up Hydra.
+    """What ``train`` would make of them; inside a command, which has set up Hydra.
 
     Raises:
         SaltsegError: if a component takes no such argument. Hydra and OmegaConf raise their own errors.
     """
-    config = compose("train", overrides=list(overrides), return_hydra_config=True)
-    check(OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]), config.trust)
+    config: DictConfig = compose("train", overrides=list(overrides))
+    check(config, config.trust)
     return config
 
 
@@ -48,7 +49,7 @@ def experiment(overrides: Sequence[str], about: str) -> str:
             raise SaltsegError(f"{override.input_line}: an experiment's YAML can't say this. Set {key} to a value.")
         if key == "experiment":
             inherited += value if isinstance(value, list) else [value]
-        elif key in config.hydra.runtime.choices:
+        elif GlobalHydra.instance().config_loader().get_group_options(key):
             groups.append({f"override /{key}": value})
         else:
             OmegaConf.update(values, *_whole_list(config, key, value), force_add=True)
