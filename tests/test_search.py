@@ -333,13 +333,16 @@ def test_a_search_ends_with_an_experiment_that_trains(tmp_path, capfd):
 
     assert f"--config-dir {directory} 'hydra.searchpath=[file://{own}]' experiment=best" in said
     call(
-        train.main, f"hydra.searchpath=[file://{own}]", "experiment=best", f"hydra.run.dir={tmp_path / 'run'}",
+        train.main,
+        f"hydra.searchpath=[file://{own}]",
+        "experiment=best",
+        f"hydra.run.dir={tmp_path / 'run'}",
         own=directory,
     )
     again = Run(tmp_path / "run")
     assert again.history()["val/iou"].tolist() == best.history()["val/iou"].tolist()
     configs = [yaml.safe_load(run.config_file.read_text()) for run in (again, best)]
-    assert [config["choices"].pop("experiment") for config in configs] == ["best", None]
+    assert [config["choices"].pop("experiment", None) for config in configs] == ["best", None]
     assert configs[0] == configs[1]
 
 
