@@ -1,6 +1,7 @@
 """``python -m saltseg.search``: the best hyperparameters for an experiment, found by training it many times."""
 
 import shlex
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,10 +33,13 @@ OWN = SearchConfig.__dataclass_fields__.keys() - TrainConfig.__dataclass_fields_
 def search(config: DictConfig) -> float:
     """Train with many values of ``space``; returns the best trial's score."""
     try:
-        from saltseg.study import Search, domain, examples, open_study
+        from saltseg.space import domain, examples
+        from saltseg.study import GRACE, Search, open_study
     except ModuleNotFoundError as error:
         raise SaltsegError("saltseg.search needs Optuna: pip install 'saltseg[search]'.") from error
 
+    # A shell ignores Ctrl-C for what it runs in the background; trials, which it is to stop, would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     check(config, config.trust)
     check_choice("monitor", config.monitor, MONITORS)
     directory, base = Path(HydraConfig.get().runtime.output_dir), shared_overrides()
@@ -48,9 +52,12 @@ def search(config: DictConfig) -> float:
     with Board() as board:
         trainings = Search(directory, study, base, space, config.monitor, config_dirs(), watch=board.show)
         console.print(f"search: {directory}\nContinue or join it by: [bold]{escape(continuation(directory))}[/bold]")
+        if n := int((trainings.table()["state"] == "running").sum()):
+            console.print(f"Running already: {n}. Those that give no sign of life for {GRACE} s are taken up.")
         try:
             trainings.run(config.trials)
         except KeyboardInterrupt as stop:
+            board.show(trainings)
             raise KeyboardInterrupt(f"Stopped. Continue by: {continuation(directory)}") from stop
     return conclude(trainings)
 

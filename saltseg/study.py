@@ -1,4 +1,4 @@
-"""Optuna's part of a search: the space, the sampler, the storage, and trials that outlive the process."""
+"""Optuna's part of a search: the sampler, the storage, and trials that outlive the process."""
 
 import os
 import time
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pandas as pd
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning, OptunaError
 from optuna.pruners import MedianPruner
 from optuna.samplers import BaseSampler, TPESampler
@@ -21,9 +21,10 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from saltseg.errors import SaltsegError, near_miss
+from saltseg.errors import SaltsegError
 from saltseg.overrides import written
 from saltseg.run import Run
+from saltseg.space import suggest
 from saltseg.trial import POLL, TrialError, command, epochs, reason, training
 
 #: The one study that a storage of ours holds.
@@ -37,53 +38,6 @@ GRACE = 60
 warnings.filterwarnings("ignore", message=r".*is (an )?experimental", category=ExperimentalWarning)
 # What it remarks goes to the search's log file.
 optuna.logging.disable_default_handler()
-
-
-def domain(key: str, given: Any) -> BaseDistribution:
-    """The values that ``key`` may have: a list of choices, or bounds ``{low, high, log, step}``.
-
-    Raises:
-        SaltsegError: if it is neither.
-    """
-    where = f"space: {key}"
-    try:
-        if isinstance(given, list):
-            if any(isinstance(choice, list | Mapping) for choice in given):
-                raise SaltsegError(f"{where}: a choice is a name or a number; write a YAML for {given} and name that.")
-            return CategoricalDistribution(given)
-        if not isinstance(given, Mapping):
-            raise SaltsegError(f"{where}: expected a list of choices, or {{low: …, high: …}}; got {given}.")
-        known = ("low", "high", "log", "step")
-        for name in given:
-            if name not in known:
-                raise SaltsegError(f"{where}.{name}: there is no such key.{near_miss(str(name), known)}")
-        missing = [name for name in ("low", "high") if given.get(name) is None]
-        if missing:
-            raise SaltsegError(f"{where}: {missing[0]} is missing; bounds are {{low: …, high: …}}.")
-        low, high, log, step = given["low"], given["high"], bool(given.get("log", False)), given.get("step")
-        if all(isinstance(number, int) for number in (low, high, step or 1)):
-            return IntDistribution(low, high, log, step or 1)
-        return FloatDistribution(float(low), float(high), log, step)
-    except (TypeError, ValueError) as error:
-        raise SaltsegError(f"{where}: {error}") from error
-
-
-def examples(distribution: BaseDistribution) -> Sequence[Any]:
-    """Every choice, or both bounds."""
-    if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices
-    assert isinstance(distribution, IntDistribution | FloatDistribution)
-    return (distribution.low, distribution.high)
-
-
-def suggest(trial: Trial, key: str, distribution: BaseDistribution) -> Any:
-    """A value for ``key``."""
-    if isinstance(distribution, CategoricalDistribution):
-        return trial.suggest_categorical(key, distribution.choices)
-    if isinstance(distribution, IntDistribution):
-        return trial.suggest_int(key, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
-    assert isinstance(distribution, FloatDistribution)
-    return trial.suggest_float(key, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
 
 
 class SeededTPE(BaseSampler):

@@ -58,7 +58,8 @@ def use(patch):
 
 
 def search(directory, space, *, pause=0.0, warmup=1, watch=lambda search: None):
-    from saltseg.study import Search, domain, open_study
+    from saltseg.space import domain
+    from saltseg.study import Search, open_study
 
     directory.mkdir(exist_ok=True)
     domains = {key: domain(key, given) for key, given in space.items()}
