@@ -1,7 +1,6 @@
 """``python -m saltseg.search``: the best hyperparameters for an experiment, found by training it many times."""
 
 import shlex
-import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from saltseg.overrides import composed, experiment, written
 from saltseg.report import console
 from saltseg.run import write_whole
 from saltseg.train import MONITORS
+from saltseg.trial import Interrupt
 
 if TYPE_CHECKING:
     from saltseg.study import Search
@@ -38,8 +38,6 @@ def search(config: DictConfig) -> float:
     except ModuleNotFoundError as error:
         raise SaltsegError("saltseg.search needs Optuna: pip install 'saltseg[search]'.") from error
 
-    # A shell ignores Ctrl-C for what it runs in the background; trials, which it is to stop, would inherit that.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     check(config, config.trust)
     check_choice("monitor", config.monitor, MONITORS)
     directory, base = Path(HydraConfig.get().runtime.output_dir), shared_overrides()
@@ -49,8 +47,10 @@ def search(config: DictConfig) -> float:
     definition = {"base": sorted(base), "space": {key: repr(distribution) for key, distribution in space.items()}}
     warmup = max(config.trainer.max_epochs or 0, 0) // 3
     study = open_study(directory / "study.db", definition, config.seed, warmup)
-    with Board() as board:
-        trainings = Search(directory, study, base, space, config.monitor, config_dirs(), watch=board.show)
+    with Board() as board, Interrupt() as interrupt:
+        trainings = Search(
+            directory, study, base, space, config.monitor, config_dirs(), watch=board.show, pause=interrupt.pause
+        )
         console.print(f"search: {directory}\nContinue or join it by: [bold]{escape(continuation(directory))}[/bold]")
         if n := int((trainings.table()["state"] == "running").sum()):
             console.print(f"Running already: {n}. Those that give no sign of life for {GRACE} s are taken up.")

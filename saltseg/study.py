@@ -1,7 +1,6 @@
 """Optuna's part of a search: the sampler, the storage, and trials that outlive the process."""
 
 import os
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -25,7 +24,7 @@ from saltseg.errors import SaltsegError
 from saltseg.overrides import written
 from saltseg.run import Run
 from saltseg.space import suggest
-from saltseg.trial import POLL, TrialError, command, epochs, reason, training
+from saltseg.trial import TrialError, command, epochs, reason, training
 
 #: The one study that a storage of ours holds.
 NAME = "search"
@@ -161,6 +160,7 @@ class Search:
         monitor: what is maximised, over the epochs of a trial and over trials.
         config_dirs: folders of the user's own YAMLs.
         watch: called whenever there is something new.
+        pause: waits for that; may raise KeyboardInterrupt.
     """
 
     directory: Path
@@ -170,6 +170,7 @@ class Search:
     monitor: str
     config_dirs: Sequence[str]
     watch: Callable[["Search"], None]
+    pause: Callable[[], None]
 
     def run(self, trials: int) -> None:
         """Until the study has ``trials`` that ended; those that another process runs are waited for."""
@@ -184,7 +185,7 @@ class Search:
                 )
             elif left[TrialState.RUNNING]:
                 self.watch(self)
-                time.sleep(POLL)
+                self.pause()
             else:
                 return
 
@@ -205,7 +206,7 @@ class Search:
         try:
             with training(command(overrides, self.config_dirs), log) as process:
                 self.watch(self)
-                for epoch, value in epochs(run, process, self.monitor):
+                for epoch, value in epochs(run, process, self.monitor, self.pause):
                     trial.report(value, epoch)
                     self.watch(self)
                     if trial.should_prune():

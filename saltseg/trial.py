@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
@@ -20,6 +20,38 @@ PATIENCE = 60
 
 class TrialError(Exception):
     """A training that failed; its message is the reason."""
+
+
+class Interrupt:
+    """Ctrl-C, taken between two looks at a training alone: in a transaction it would leave the storage locked.
+
+    A second one is taken at once. (That there is a handler matters to trainings, too: a shell has what it runs in the
+    background ignore Ctrl-C, which they would inherit.)
+    """
+
+    def __enter__(self) -> "Interrupt":
+        self.asked = False
+        self.before = signal.signal(signal.SIGINT, self.note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self.before)
+
+    def note(self, *_: object) -> None:
+        """The handler."""
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def pause(self) -> None:
+        """Sleep until the next look.
+
+        Raises:
+            KeyboardInterrupt: if there was one.
+        """
+        time.sleep(POLL)
+        if self.asked:
+            raise KeyboardInterrupt
 
 
 def command(overrides: Sequence[str], config_dirs: Sequence[str]) -> list[str]:
@@ -69,7 +101,9 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
         raise
 
 
-def epochs(run: Run, process: "subprocess.Popen[bytes]", monitor: str) -> Iterator[tuple[int, float]]:
+def epochs(
+    run: Run, process: "subprocess.Popen[bytes]", monitor: str, pause: Callable[[], None]
+) -> Iterator[tuple[int, float]]:
     """Each epoch with its monitored value, as the training writes them, until it ends."""
     seen = 0
     ended = False
@@ -80,7 +114,7 @@ def epochs(run: Run, process: "subprocess.Popen[bytes]", monitor: str) -> Iterat
             seen += len(rows)
             yield from ((int(epoch), float(value)) for epoch, value in zip(rows["epoch"], rows[monitor], strict=True))
         if not ended:
-            time.sleep(POLL)
+            pause()
 
 
 def reason(run: Run, log: Path) -> str:

@@ -48,13 +48,11 @@ def train(overrides):
 
 def use(patch):
     """Let searches train by this file, and notice soon that a process has died."""
-    from saltseg import study, trial
+    from saltseg import study
 
     patch.setattr(study, "command", lambda overrides, config_dirs: [sys.executable, __file__, *overrides])
     patch.setattr(study, "HEARTBEAT", 1)
     patch.setattr(study, "GRACE", 3)
-    for module in (study, trial):
-        patch.setattr(module, "POLL", 0.02)
 
 
 def search(directory, space, *, pause=0.0, warmup=1, watch=lambda search: None):
@@ -64,7 +62,7 @@ def search(directory, space, *, pause=0.0, warmup=1, watch=lambda search: None):
     directory.mkdir(exist_ok=True)
     domains = {key: domain(key, given) for key, given in space.items()}
     study = open_study(directory / "study.db", {"base": []}, seed=0, warmup=warmup)
-    return Search(directory, study, [f"pause={pause}"], domains, "val/iou", (), watch)
+    return Search(directory, study, [f"pause={pause}"], domains, "val/iou", (), watch, lambda: time.sleep(0.02))
 
 
 if __name__ == "__main__":
