@@ -85,6 +85,14 @@ class TrainConfig:
 
 
 @dataclass
+class SearchConfig(TrainConfig):
+    """The root of ``search``: the keys of ``train``, which its trials share, and its own."""
+
+    space: dict[str, Any] = field(default_factory=dict)
+    trials: int = 20
+
+
+@dataclass
 class EvaluateConfig:
     """The root of ``evaluate``."""
 
@@ -190,6 +198,7 @@ def register() -> None:
     store = ConfigStore.instance()
     schemas = {
         "train": TrainConfig,
+        "search": SearchConfig,
         "evaluate": EvaluateConfig,
         "dataset": DatasetConfig,
         "dashboard": DashboardConfig,

@@ -232,7 +232,7 @@ class Run:
 
 def write_whole(file: Path, text: str) -> None:
     """Write so that a reader finds the old content or the new one, never half of it."""
-    partial = file.with_name(f".{file.name}.partial")
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(file)
 

@@ -14,7 +14,9 @@ from saltseg.errors import SaltsegError
 
 COMMANDS = sorted(file.stem for file in CONF.glob("*.yaml"))
 OPTIONS = sorted(
-    (file.parent.name, file.stem) for file in CONF.glob("*/*.yaml") if file.parent.name not in ("hydra", "experiment")
+    (file.parent.name, file.stem)
+    for file in CONF.glob("*/*.yaml")
+    if file.parent.name not in ("hydra", "experiment", "space")
 )
 
 
