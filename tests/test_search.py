@@ -25,6 +25,7 @@ from saltseg.overrides import experiment, written
 from saltseg.run import Run
 from saltseg.space import domain, examples
 from saltseg.study import SeededTPE, open_study
+from saltseg.trial import Interrupt
 
 SPACES = sorted(file.stem for file in (CONF / "space").glob("*.yaml"))
 WIDE = {"x": {"low": 0.1, "high": 0.9}}
@@ -352,6 +353,17 @@ def test_a_search_ends_with_an_experiment_that_trains(tmp_path, capfd):
     configs = [yaml.safe_load(run.config_file.read_text()) for run in (again, best)]
     assert [config["choices"].pop("experiment", None) for config in configs] == ["best", None]
     assert configs[0] == configs[1]
+
+
+def test_ctrl_c_is_taken_at_a_pause_and_a_second_one_at_once():
+    before = signal.getsignal(signal.SIGINT)
+    with Interrupt() as interrupt:
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            interrupt.pause()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path, capfd, monkeypatch):
