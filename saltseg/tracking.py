@@ -187,11 +187,12 @@ class Tensorboard(Tracker, TensorBoardLogger):
         self.ckpt_path = ckpt_path
 
     def open(self, config: Mapping[str, Any], job_type: str) -> None:
-        """The configuration, as text to read."""
+        """The configuration, as text to read; by its choices the runs are compared."""
         here, before = Path(self.log_dir).resolve(), earlier(self.ckpt_path, "tensorboard")
         if before is not None and before.is_dir() and before != here:
             shutil.copytree(before, here, dirs_exist_ok=True)
-        self.log_hyperparams({"job_type": job_type, **config})
+        chosen = {**config["choices"], "seed": config["seed"], "threshold": config["threshold"]}
+        self.log_hyperparams({**chosen, "job_type": job_type})
         self.experiment.add_text("config", indent(OmegaConf.to_yaml(OmegaConf.create(dict(config))), "    "))
 
     def log_pictures(self, part: Part, threshold: float, step: int) -> None:
@@ -203,9 +204,9 @@ class Tensorboard(Tracker, TensorBoardLogger):
             self.experiment.add_image(PICTURES, np.asarray(Image.open(sheet)), step, dataformats="HWC")
 
     def log_run(self, run: Run, step: int) -> None:
-        """As the result of its hyperparameters; the curve against the threshold in percent, for want of another x."""
-        final = {f"final/{k}": v for k, v in run.metrics().items() if isinstance(v, float | int)}
-        self.log_hyperparams(dict(self.hparams), final, step)
+        """As the result of its choices; the curve against the threshold in percent, for want of another x."""
+        scores = {k: v for k, v in run.metrics().items() if k.split("/")[0] in ("val", "test", "heldout")}
+        self.log_hyperparams(dict(self.hparams), {f"final/{k}": v for k, v in scores.items() if v is not None}, step)
         for row in pd.read_csv(run.path / "thresholds.csv").to_dict("records"):
             percent = round(100 * row.pop("threshold"))
             self.log_metrics({f"thresholds/{name}": value for name, value in row.items()}, percent)

@@ -220,6 +220,8 @@ def test_tensorboard_has_the_same(jobs):
     assert [e.value for e in log.Scalars("val/iou")] == pytest.approx(history["val/iou"].tolist())
     assert [e.value for e in log.Scalars("lr")] == pytest.approx(history["lr"].tolist())
     assert [e.value for e in log.Scalars("final/test/iou")] == pytest.approx([metrics["test/iou"]])
+    plugin = log.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    assert b"bce_lovasz" in plugin
     assert steps(log, "thresholds/iou") == list(range(5, 100, 5))
     assert [image.step for image in log.Images(PICTURES)] == [3, 6, 6]
     config = log.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
