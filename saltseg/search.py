@@ -14,13 +14,13 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from saltseg.callbacks import MONITORS
 from saltseg.components import check
 from saltseg.config import SearchConfig, TrainConfig, app, choices, command_line, resolved
 from saltseg.errors import SaltsegError, check_choice
 from saltseg.overrides import composed, experiment, written
 from saltseg.report import console
 from saltseg.run import write_whole
-from saltseg.train import MONITORS
 from saltseg.trial import Interrupt
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ import pandas as pd
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from saltseg.config import MENDABLE, explain, resolved, slug
+from saltseg.config import MENDABLE, explain, refuse_strays, resolved, slug
 from saltseg.errors import SaltsegError
 from saltseg.run import PACKAGES, Run, write_whole
 
@@ -83,7 +83,7 @@ class Job:
     Attributes:
         directory: its name below the sweep's.
         overrides: what it is made of.
-        training: see :func:`training_key`; "" where the configuration can't be composed.
+        training: see :func:`training_key`; "" where the configuration can't work.
         trained_by: the directory of the job that trains its weights.
     """
 
@@ -106,16 +106,21 @@ class Sweep:
 
     @classmethod
     def plan(
-        cls, directory: Path, jobs: Sequence[Sequence[str]], compose: Callable[[list[str]], DictConfig]
+        cls,
+        directory: Path,
+        jobs: Sequence[Sequence[str]],
+        compose: Callable[[list[str]], DictConfig],
+        check: Callable[[DictConfig], None],
     ) -> "Sweep":
         """Plan ``jobs``, beside those of a sweep that is there already, and write it down.
 
-        A job that can't be composed is recorded as failed; the others are not kept from running.
+        A job that can't work is recorded as failed; the others are not kept from running.
 
         Args:
             directory: of the sweep.
             jobs: the overrides of each.
             compose: from overrides to a configuration.
+            check: raises SaltsegError for one that can't work.
 
         Raises:
             SaltsegError: if a job was planned here before with other data or versions.
@@ -128,7 +133,7 @@ class Sweep:
             old = planned.get(overrides)
             name = old.directory if old else f"{len(planned)}_{slug(','.join(overrides[k] for k in varying))}"
             try:
-                training = _key_of(compose(list(overrides)), content)
+                training = _key_of(compose(list(overrides)), check, content)
             except MENDABLE as error:
                 if old and old.training:
                     raise
@@ -223,10 +228,14 @@ def record_failure(directory: Path, reason: str) -> None:
     Run(directory).write_metrics({"status": "failed", "error": reason})
 
 
-def _key_of(config: DictConfig, content: Callable[[Path], str]) -> str:
+def _key_of(config: DictConfig, check: Callable[[DictConfig], None], content: Callable[[Path], str]) -> str:
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(config)  # for what refers to Hydra's own part
     try:
-        return training_key(config, content)
+        # A logger's names may speak of a directory that there is not yet.
+        own = OmegaConf.masked_copy(config, [str(key) for key in config if key not in ("hydra", "logger")])
+        refuse_strays(own, "train")
+        check(own)
+        return training_key(own, content)
     finally:
         HydraConfig.instance().cfg = before

@@ -176,11 +176,11 @@ def test_a_sweep_is_not_continued_with_other_data(tmp_path):
     (tmp_path / "data.bin").write_bytes(b"1")
     jobs = [["data=tgs", f"data.root={tmp_path / 'data.bin'}"]]
 
-    Sweep.plan(tmp_path, jobs, compose_job)
-    Sweep.plan(tmp_path, jobs, compose_job)
+    Sweep.plan(tmp_path, jobs, compose_job, train.check_values)
+    Sweep.plan(tmp_path, jobs, compose_job, train.check_values)
     (tmp_path / "data.bin").write_bytes(b"2")
     with pytest.raises(SaltsegError, match=r"job 0_data.*other data"):
-        Sweep.plan(tmp_path, jobs, compose_job)
+        Sweep.plan(tmp_path, jobs, compose_job, train.check_values)
 
 
 def test_a_plan_that_was_edited_is_told(tmp_path):
@@ -203,7 +203,7 @@ def test_a_worker_that_dies_takes_no_other_wave_along(tmp_path, capfd):
         return [JobReturn(status=JobStatus.COMPLETED) for _ in jobs]
 
     jobs = [["data=synthetic", f"seed={seed}", f"threshold={t}"] for seed, t in ((0, 0.5), (1, 0.5), (0, 0.3))]
-    sweep = Sweep.plan(tmp_path, jobs, compose_job)
+    sweep = Sweep.plan(tmp_path, jobs, compose_job, train.check_values)
     with pytest.raises(SaltsegError, match="1 of 3 jobs") as stop:
         waves.carry_out(sweep, launch)
     assert "1_seed-1-threshold-0.5: RuntimeError: a worker was killed" in str(stop.value)

@@ -29,6 +29,7 @@ class TwoWaves(BasicSweeper):  # type: ignore[misc]
         """
         from saltseg.hardware import detect  # not before they are needed: every command looks for plugins
         from saltseg.sweep import Sweep
+        from saltseg.train import check_values
         from saltseg.waves import carry_out
 
         assert self.config is not None
@@ -39,7 +40,7 @@ class TwoWaves(BasicSweeper):  # type: ignore[misc]
         directory = Path(self.config.hydra.sweep.dir)
         directory.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, directory / "multirun.yaml")
-        sweep = Sweep.plan(directory, jobs, self.compose)
+        sweep = Sweep.plan(directory, jobs, self.compose, check_values)
         at_once = self.max_batch_size
         if self.config.hydra.runtime.choices["hydra/launcher"] == "submitit_local":
             # It starts all that it is given, on this one machine, and each takes all cores.
@@ -48,19 +49,9 @@ class TwoWaves(BasicSweeper):  # type: ignore[misc]
         carry_out(sweep, self.launch, at_once)
 
     def compose(self, overrides: list[str]) -> DictConfig:
-        """The configuration that a job will have.
-
-        Raises:
-            SaltsegError: if it can be known now that the job would fail.
-        """
-        from saltseg.config import refuse_strays
-        from saltseg.train import check_values
-
+        """The configuration that a job will have."""
         assert self.hydra_context is not None
         config: DictConfig = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
-        own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-        refuse_strays(own, "train")
-        check_values(own)
         return config
 
     def launch(self, jobs: list[list[str]]) -> list[JobReturn]:
