@@ -92,6 +92,18 @@ class EvaluateConfig:
 
 
 @dataclass
+class CompareConfig:
+    """The root of ``compare``."""
+
+    runs: Any = MISSING
+    baseline: str | None = None
+    metric: str = "iou"
+    split: str | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+    trust: list[str] = field(default_factory=list)
+
+
+@dataclass
 class DatasetConfig:
     """The root of ``dataset``."""
 
@@ -163,7 +175,8 @@ def register() -> None:
     OmegaConf.register_new_resolver("slug", slug, replace=True)
     OmegaConf.register_new_resolver("hardware", hardware, replace=True)
     store = ConfigStore.instance()
-    for name, schema in (("train", TrainConfig), ("evaluate", EvaluateConfig), ("dataset", DatasetConfig)):
+    schemas = {"train": TrainConfig, "evaluate": EvaluateConfig, "compare": CompareConfig, "dataset": DatasetConfig}
+    for name, schema in schemas.items():
         store.store(name=f"{name}_schema", node=schema)
 
 
