@@ -1,6 +1,6 @@
 """From runs to arms: what differs only in seed and fold is one recipe, tried several times, on the same images."""
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import pandas as pd
 
 from saltseg.errors import SaltsegError
 from saltseg.run import Run
-from saltseg.scored import BEST, Scored
+from saltseg.scored import Scored
 from saltseg.statistics import SEEDS, Floats, Sample
 
 #: Settings that make no other recipe: repetitions, places, what watches; and the choices, whose content stands beside.
@@ -63,15 +63,12 @@ class Arm:
         return self.tables[0][["split", "group", "salt", "depth", "suspect"]]
 
     def sample(self, metric: str, at: str = "") -> Sample:
-        """S×N scores of :data:`METRICS`; ``at=BEST``: each run at the threshold that was best on its validation."""
+        """S×N scores of :data:`METRICS`; ``at=scored.BEST``: at the threshold that each run's validation found best."""
         return Sample(np.stack([_scores(table, metric, at) for table in self.tables]), self.trainings)
 
     def of(self, name: str) -> list[Scored]:
         """The runs, one per seed, that predicted this image held out."""
-        return [
-            next(r for r in repeat if name in r.table.index and r.table.at[name, "split"] in self.splits)
-            for repeat in self.repeats
-        ]
+        return [next(run for run in repeat if run.holds_out(name, self.splits)) for repeat in self.repeats]
 
     def validation_curve(self) -> tuple[list[str], Floats]:
         """The groups of the N validation images, and their N×19 IoU at each threshold, averaged over the seeds."""
@@ -108,7 +105,7 @@ def find(paths: Iterable[str]) -> tuple[list[Scored], list[str]]:
     for path in map(Path, paths):
         if not path.is_dir():
             raise SaltsegError(f"runs: {path} does not exist. Name directories of runs, or of a sweep.")
-        jobs = sorted(file.parent for file in path.glob("*/config.yaml"))
+        jobs = sorted((file.parent for file in path.glob("*/config.yaml")), key=_by_number)
         if (path / "config.yaml").is_file() or not jobs:
             runs.append(Scored.read(Run.finished(path)))
             continue
@@ -123,6 +120,11 @@ def find(paths: Iterable[str]) -> tuple[list[Scored], list[str]]:
             raise SaltsegError(f"runs: no job of the sweep {path} has finished. {' '.join(left_out)}")
         runs += done
     return runs, left_out
+
+
+def _by_number(job: Path) -> tuple[int, str]:
+    """Hydra's numbers of jobs have no leading zeros."""
+    return len(job.name.partition("_")[0]), job.name
 
 
 def _unfinished(run: Run) -> str:
@@ -241,7 +243,7 @@ def _arm(name: str, runs: Sequence[Scored], split: str | None) -> Arm:
     for run in sorted(runs, key=lambda r: (r.seed, -1 if r.fold is None else r.fold)):
         seeds.setdefault(run.seed, []).append(run)
     repeats = list(seeds.values())
-    tables = []
+    tables: list[pd.DataFrame] = []
     for repeat in repeats:
         table = pd.concat([run.table[run.table["split"].isin(splits)] for run in repeat])
         if table.index.has_duplicates:

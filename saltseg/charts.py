@@ -8,7 +8,7 @@ from plotly.graph_objects import Figure, Scatter
 
 from saltseg.calibration import reliability
 from saltseg.delineation import Delineation, ThresholdCurve
-from saltseg.metrics import CURVE
+from saltseg.metrics import CURVE, Floats
 from saltseg.verdict import TITLES, Pair, Verdict, p_text
 
 #: Told apart by colour-blind readers, on white and on black; Okabe & Ito, https://jfly.uni-koeln.de/color.
@@ -27,7 +27,7 @@ def means(verdict: Verdict) -> Figure:
     table = pd.DataFrame(rows, columns=["name", "value", "low", "high"])
     hover = "%{y}<br>%{x:.4f} [%{customdata[0]:.4f}, %{customdata[1]:.4f}]<extra></extra>"
     figure = _forest(table, COLOURS[0], hover)
-    return figure.update_xaxes(title=f"mean {TITLES[verdict.metric]}, 95% interval")
+    return figure.update_xaxes(title=f"mean {TITLES[verdict.metric]}")
 
 
 def differences(pairs: Sequence[Pair], metric: str) -> Figure:
@@ -45,7 +45,7 @@ def differences(pairs: Sequence[Pair], metric: str) -> Figure:
         figure.add_traces(part.data)
     names = [f"{p.first.name} − {p.second.name}" for p in pairs]
     figure.update_yaxes(categoryorder="array", categoryarray=names[::-1])
-    figure.update_xaxes(title=f"difference in {TITLES[metric]}, 95% interval", zeroline=True, zerolinewidth=2)
+    figure.update_xaxes(title=f"difference in {TITLES[metric]}", rangemode="tozero", zeroline=True, zerolinewidth=2)
     return _styled(figure, height=110 + 30 * len(pairs), legend=any(p.shown for p in pairs))
 
 
@@ -148,7 +148,7 @@ def _forest(table: pd.DataFrame, colour: str, hover: str, name: str = "") -> Fig
     return _styled(figure, height=110 + 30 * len(table), legend=False)
 
 
-def _band(figure: Figure, name: str, colour: str, x: "np.ndarray", low: "np.ndarray", high: "np.ndarray") -> None:  # type: ignore[type-arg]
+def _band(figure: Figure, name: str, colour: str, x: Floats, low: Floats, high: Floats) -> None:
     red, green, blue = (int(colour[k : k + 2], 16) for k in (1, 3, 5))
     figure.add_scatter(
         x=np.concatenate([x, x[::-1]]),
@@ -190,4 +190,4 @@ def _styled(figure: Figure, height: int, legend: bool = True) -> Figure:
         dragmode=False,
         hovermode="closest",
     )
-    return figure.update_xaxes(automargin=True).update_yaxes(automargin=True)
+    return figure.update_xaxes(automargin=True, title_font_size=13).update_yaxes(automargin=True, title_font_size=13)

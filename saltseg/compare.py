@@ -1,4 +1,4 @@
-"""``python -m saltseg.compare``: is one recipe better than another, and by how much?"""
+"""``python -m saltseg.compare``: whether one recipe is better than another, and by how much."""
 
 from pathlib import Path
 

@@ -50,10 +50,10 @@ class Findings:
 
 def report(findings: Findings) -> str:
     """The page."""
-    verdict = findings.verdict
+    verdict, pairs = findings.verdict, findings.verdict.pairs
     template = _environment().get_template("compare.html")
     return template.render(
-        title=" against ".join(a.name for a in verdict.arms) if len(verdict.arms) == 2 else "Comparison",
+        title=f"{pairs[0].first.name} against {pairs[0].second.name}" if len(pairs) == 1 else "Comparison",
         dataset=verdict.arms[0].runs[0].metrics.get("dataset"),
         metric=TITLES[verdict.metric],
         parts=" and ".join(verdict.arms[0].splits),
@@ -79,7 +79,11 @@ def report(findings: Findings) -> str:
 
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("saltseg"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("saltseg"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {
         "number": lambda value, digits=3: "–" if pd.isna(value) else f"{value:.{digits}f}",
@@ -111,7 +115,7 @@ def _charts(findings: Findings) -> dict[str, Markup]:
     return {name: Markup(charts.html(figure, name)) for name, figure in drawn.items()}
 
 
-def _spread(verdict: Verdict) -> pd.Series:
+def _spread(verdict: Verdict) -> "pd.Series[float]":
     """How far apart the arms are on each image that has the score, the farthest first."""
     scores = verdict.scores().dropna()
     spread: pd.Series = scores.max(axis=1) - scores.min(axis=1)
@@ -142,8 +146,8 @@ def _disagreements(findings: Findings) -> list[dict[str, Any]]:
             {
                 "id": name,
                 "picture": Markup(b64encode(picture).decode()),
-                "arms": [(arm.name, scores.at[name, arm.name]) for arm in (better, worse)],
-                **verdict.images.loc[name].to_dict(),
+                "arms": [(arm.name, scores.loc[name, arm.name]) for arm in (better, worse)],
+                "about": verdict.images.loc[name].to_dict(),
             }
         )
     return drawn
@@ -153,10 +157,10 @@ def _listed(verdict: Verdict) -> list[dict[str, Any]]:
     """The scores of the images on which the arms disagree most."""
     if len(verdict.arms) < 2:
         return []
-    spread, scores = _spread(verdict)[:LISTED], verdict.scores()
+    spread, scores, images = _spread(verdict), verdict.scores(), verdict.images
     return [
-        {"id": name, "spread": value, "scores": scores.loc[name].tolist(), **verdict.images.loc[name].to_dict()}
-        for name, value in spread.items()
+        {"id": name, "spread": spread[name], "scores": list(scores.loc[name]), "about": images.loc[name].to_dict()}
+        for name in map(str, spread.index[spread > 0][:LISTED])
     ]
 
 

@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,10 @@ class Scored:
     def training(self) -> Path:
         """The run whose training gave the weights: itself, or another job of its sweep."""
         return (self.run.path.absolute().parent / str(self.metrics.get("trained_by", self.run.path.name))).resolve()
+
+    def holds_out(self, name: str, splits: Sequence[str]) -> bool:
+        """Whether an image is in one of these parts."""
+        return name in self.table.index and self.table.loc[name, "split"] in splits
 
     def counts(self, ids: pd.Index) -> Counts:
         """Pixel counts of these images at the thresholds of the curve."""

@@ -3,10 +3,12 @@
 What varies is which images were scored and, with three trainings of an arm or more, which seeds they had.
 
 - Intervals are 95% percentile intervals of a bootstrap that draws groups of images (tiles of one section are no two
-  observations) and, crossed with them, seeds: Owen, *The pigeonhole bootstrap*, 2007, https://doi.org/10.1214/07-AOAS122.
-  A percentile interval of two equal arms is [0, 0], where scipy's BCa interval is NaN.
-- The deviations of S seeds are widened by √(S/(S−1)), without which a bootstrap of so few is too narrow: Hesterberg,
-  *What teachers should know about the bootstrap*, 2015, https://doi.org/10.1080/00031305.2015.1089789.
+  observations). A percentile interval of two equal arms is [0, 0], where scipy's BCa interval is NaN.
+- Crossed with the images, seeds are drawn: only what their means differ by beyond the images' share in it, which the
+  first draw has already (without that a crossed bootstrap counts it up to three times: Owen, *The pigeonhole
+  bootstrap*, 2007, https://doi.org/10.1214/07-AOAS122), and widened by √(S/(S−1)) and Student's quantile for a few
+  seeds S (Hesterberg, *What teachers should know about the bootstrap*, 2015,
+  https://doi.org/10.1080/00031305.2015.1089789).
 - The test flips the signs of the groups' paired differences: it asks about the mean, as the interval does, and not
   about ranks as Wilcoxon's does. It knows the images alone; the interval knows the seeds, too.
 - Holm's correction keeps the chance of one false difference among all pairs at 5%.
@@ -18,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
+from scipy.stats import norm, t
 
 Floats = NDArray[np.float64]
 
@@ -104,21 +107,21 @@ class Images:
     def _sizes(self) -> list[int]:
         return [min(_CHUNK, self.draws - start) for start in range(0, self.draws, _CHUNK)]
 
-    def _drawn(self) -> Iterator[Floats]:
-        """Chunks of b×G: how often each group was drawn."""
+    def _drawn(self) -> Iterator[NDArray[np.int64]]:
+        """How often each group was drawn, b×G at a time."""
         rng = np.random.default_rng(self.seed)
         for size in self._sizes():
             pick = rng.integers(self.count, size=(size, self.count)) + self.count * np.arange(size)[:, None]
-            yield np.bincount(pick.ravel(), minlength=size * self.count).reshape(size, self.count).astype(float)
+            yield np.bincount(pick.ravel(), minlength=size * self.count).reshape(size, self.count)
 
-    def _random_signs(self) -> Iterator[Floats]:
+    def _random_signs(self) -> Iterator[NDArray[np.int64]]:
         rng = np.random.default_rng(self.seed)
         for size in self._sizes():
-            yield rng.choice((-1.0, 1.0), size=(size, self.count))
+            yield 1 - 2 * rng.integers(2, size=(size, self.count))
 
-    def _all_signs(self) -> Iterator[Floats]:
+    def _all_signs(self) -> Iterator[NDArray[np.int64]]:
         numbers = np.arange(2**self.count)
-        yield 1.0 - 2.0 * (numbers[:, None] >> np.arange(self.count) & 1)
+        yield 1 - 2 * (numbers[:, None] >> np.arange(self.count) & 1)
 
 
 def judge(
@@ -129,8 +132,10 @@ def judge(
     first, second = ([pair[k] for pair in pairs] for k in (0, 1))
     differences = columns[:, first] - columns[:, second]
     seeds = np.column_stack([_seeds(s, images) for s in samples])
-    means = interval(columns, images.means(columns) + seeds)
-    estimates = interval(differences, images.means(differences) + (seeds[:, first] - seeds[:, second]))
+    freedom = np.array([len(s.scores) - 1 if len(s.scores) >= SEEDS else 0 for s in samples])
+    means = interval(columns, images.means(columns) + _widened(seeds, freedom))
+    apart = _widened(seeds[:, first] - seeds[:, second], freedom[first] + freedom[second])
+    estimates = interval(differences, images.means(differences) + apart)
     p_values = images.p_values(differences)
     return means, [Difference(e.value, e.low, e.high, float(p)) for e, p in zip(estimates, p_values, strict=True)]
 
@@ -162,8 +167,18 @@ def _seeds(sample: Sample, images: Images) -> Floats:
     count = len(sample.scores)
     if count < SEEDS:
         return np.zeros(images.draws)
-    rng = np.random.default_rng([images.seed, *str(sorted(map(str, sample.trainings))).encode()])
-    order = np.argsort([str(t) for t in sample.trainings], kind="stable")
-    weights = np.empty((images.draws, count))
-    weights[:, order] = rng.multinomial(count, np.full(count, 1 / count), size=images.draws) / count - 1 / count
-    return np.asarray(np.sqrt(count / (count - 1)) * (weights * images.means(sample.scores.T)).sum(1))
+    means = np.nanmean(sample.scores, axis=1)
+    deviations = images.means((sample.scores - sample.images).T)
+    by_images = deviations.var(0).mean() * count / (count - 1)
+    between = means.var(ddof=1)
+    own = np.sqrt(max(0.0, 1 - by_images / between)) if between > 0 else 0.0
+    order = np.argsort([str(training) for training in sample.trainings], kind="stable")
+    rng = np.random.default_rng([images.seed, *"".join(sorted(map(str, sample.trainings))).encode()])
+    weights = rng.multinomial(count, np.full(count, 1 / count), size=images.draws) / count - 1 / count
+    return np.asarray(np.sqrt(count / (count - 1)) * own * weights @ means[order])
+
+
+def _widened(deviations: Floats, freedom: NDArray[np.int64]) -> Floats:
+    """B×K deviations, whose variance was estimated with K degrees of freedom, by Student's quantile to the normal."""
+    tail = (1 + LEVEL) / 2
+    return np.asarray(deviations * np.where(freedom > 0, t.ppf(tail, np.maximum(freedom, 1)) / norm.ppf(tail), 1.0))

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -260,8 +260,8 @@ def depth_classes(images: pd.DataFrame) -> "pd.Series[Any] | None":
     """Quarters of the images by depth; None where depths are unknown or all alike."""
     if images["depth"].nunique() < 4:
         return None
-    edges = np.unique(images["depth"].quantile([0, 0.25, 0.5, 0.75, 1]))
-    names = [f"{low:.0f} to {high:.0f}" for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    edges: list[float] = np.unique(images["depth"].quantile([0, 0.25, 0.5, 0.75, 1])).tolist()
+    names = [f"{low:.0f} to {high:.0f}" for low, high in pairwise(edges)]
     return pd.cut(images["depth"], edges, labels=names, include_lowest=True)
 
 
@@ -271,6 +271,7 @@ def signed(value: float, digits: int = 3) -> str:
 
 
 def p_text(p: float) -> str:
+    """A p-value as one writes it."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 

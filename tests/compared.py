@@ -76,11 +76,7 @@ def fake_run(
     run.write_table(run.path / "thresholds.csv", curve(parts["val"]))
     held = {i: int(f) for i, f in zip(data.images.ids, data.division.fold, strict=True)}
     run.write_table(run.path / "predictions.csv", predictions(parts, threshold, held))
-    run.write_arrays(
-        run.path / "scores.npz", **{k: v for k, v in arrays(parts).items() if k not in leave_out}
-    )
+    run.write_arrays(run.path / "scores.npz", **{k: v for k, v in arrays(parts).items() if k not in leave_out})
     about = {"dataset": dataset, "trained_by": trained_by or directory.name, "status": "finished"}
     run.write_metrics({**scores(parts, threshold), **about})
     return directory
-
-
