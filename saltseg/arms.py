@@ -21,6 +21,7 @@ GROUPS = ("experiment", "data", "model", "loss", "augmentation", "optimizer", "s
 METRICS = ("iou", "dice", "map", "iou_salt", "empty_correct")
 #: Which images to compare on.
 SPLITS = ("test", "val", "heldout")
+NAME_RUNS = "Name directories of runs, or of a sweep: runs=[DIR,DIR]."
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def find(paths: Iterable[str]) -> tuple[list[Scored], list[str]]:
     runs, left_out = [], []
     for path in map(Path, paths):
         if not path.is_dir():
-            raise SaltsegError(f"runs: {path} does not exist. Name directories of runs, or of a sweep.")
+            raise SaltsegError(f"runs: {path} does not exist. {NAME_RUNS}")
         jobs = sorted((file.parent for file in path.glob("*/config.yaml")), key=_by_number)
         if (path / "config.yaml").is_file() or not jobs:
             runs.append(Scored.read(Run.finished(path)))
@@ -119,6 +120,8 @@ def find(paths: Iterable[str]) -> tuple[list[Scored], list[str]]:
         if not done:
             raise SaltsegError(f"runs: no job of the sweep {path} has finished. {' '.join(left_out)}")
         runs += done
+    if not runs:
+        raise SaltsegError(f"runs: there is none. {NAME_RUNS}")
     return runs, left_out
 
 

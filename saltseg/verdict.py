@@ -230,24 +230,13 @@ def surfaces(found: Delineation) -> dict[str, float]:
 
 def differences(verdict: Verdict) -> pd.DataFrame:
     """The content of ``differences.csv``: a row per pair."""
-    return pd.DataFrame(
-        [
-            {
-                "first": pair.first.name,
-                "second": pair.second.name,
-                "metric": verdict.metric,
-                "images": pair.images,
-                "difference": pair.difference.value,
-                "low": pair.difference.low,
-                "high": pair.difference.high,
-                "p": pair.difference.p,
-                "p_holm": pair.p,
-                "shown": pair.shown,
-                "sentence": pair.sentence,
-            }
-            for pair in verdict.pairs
-        ]
-    )
+    columns = ["first", "second", "metric", "images", "difference", "low", "high", "p", "p_holm", "shown", "sentence"]
+    rows = []
+    for pair in verdict.pairs:
+        d = pair.difference
+        names = (pair.first.name, pair.second.name, verdict.metric, pair.images)
+        rows.append((*names, d.value, d.low, d.high, d.p, pair.p, pair.shown, pair.sentence))
+    return pd.DataFrame(rows, columns=columns)
 
 
 def coverage_classes(images: pd.DataFrame) -> "pd.Series[Any]":
