@@ -63,6 +63,11 @@ class Arm:
         """What is known of the images themselves."""
         return self.tables[0][["split", "group", "salt", "depth", "suspect"]]
 
+    @property
+    def predicted(self) -> Floats:
+        """N shares of predicted salt, averaged over the seeds."""
+        return np.asarray(np.mean([table["predicted"] for table in self.tables], axis=0))
+
     def sample(self, metric: str, at: str = "") -> Sample:
         """S×N scores of :data:`METRICS`; ``at=scored.BEST``: at the threshold that each run's validation found best."""
         return Sample(np.stack([_scores(table, metric, at) for table in self.tables]), self.trainings)

@@ -27,7 +27,7 @@ def means(verdict: Verdict) -> Figure:
     table = pd.DataFrame(rows, columns=["name", "value", "low", "high"])
     hover = "%{y}<br>%{x:.4f} [%{customdata[0]:.4f}, %{customdata[1]:.4f}]<extra></extra>"
     figure = _forest(table, COLOURS[0], hover)
-    return figure.update_xaxes(title=f"mean {TITLES[verdict.metric]}")
+    return figure.update_xaxes(title_text=f"mean {TITLES[verdict.metric]}")
 
 
 def differences(pairs: Sequence[Pair], metric: str) -> Figure:
@@ -45,7 +45,9 @@ def differences(pairs: Sequence[Pair], metric: str) -> Figure:
         figure.add_traces(part.data)
     names = [f"{p.first.name} − {p.second.name}" for p in pairs]
     figure.update_yaxes(categoryorder="array", categoryarray=names[::-1])
-    figure.update_xaxes(title=f"difference in {TITLES[metric]}", rangemode="tozero", zeroline=True, zerolinewidth=2)
+    figure.update_xaxes(
+        title_text=f"difference in {TITLES[metric]}", rangemode="tozero", zeroline=True, zerolinewidth=2
+    )
     return _styled(figure, height=110 + 30 * len(pairs), legend=any(p.shown for p in pairs))
 
 

@@ -113,7 +113,8 @@ def threshold_curve(arm: Arm) -> ThresholdCurve:
     groups, iou = arm.validation_curve()
     draws = Drawn(groups).means(iou)
     means = interval(iou, draws)
-    best = np.array(CURVE)[draws.argmax(1)]
+    near = np.argsort(np.abs(np.array(CURVE) - 0.5), kind="stable")  # of ties, the nearest to 0.5
+    best = np.array(CURVE)[near][draws[:, near].argmax(1)]
     low, high = np.quantile(best, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="closest_observation")
     return ThresholdCurve(
         np.array([m.value for m in means]),

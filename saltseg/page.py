@@ -19,8 +19,8 @@ from saltseg.statistics import DRAWS
 from saltseg.surfaces import PICKING, Truth
 from saltseg.verdict import ALPHA, TITLES, Verdict, coverage_classes, depth_classes, p_text, signed
 
-#: Images that are drawn, and listed, of those on which the arms disagree most.
-DRAWN, LISTED = 12, 100
+#: Images that are drawn, with salt and without, and listed, of those on which the arms disagree most.
+DRAWN, DRAWN_EMPTY, LISTED = 8, 4, 100
 #: Pairs that are charted.
 CHARTED = 40
 
@@ -116,10 +116,13 @@ def _charts(findings: Findings) -> dict[str, Markup]:
 
 
 def _spread(verdict: Verdict) -> "pd.Series[float]":
-    """How far apart the arms are on each image that has the score, the farthest first."""
+    """How far apart the arms' scores are, where they are; the farthest first, of ties those of most salt predicted."""
     scores = verdict.scores().dropna()
-    spread: pd.Series = scores.max(axis=1) - scores.min(axis=1)
-    return spread.sort_values(ascending=False, kind="stable")
+    predicted = np.stack([arm.predicted for arm in verdict.arms])
+    apart = pd.DataFrame({"score": scores.max(axis=1) - scores.min(axis=1)})
+    apart["predicted"] = pd.Series(np.ptp(predicted, axis=0), index=verdict.images.index)
+    apart = apart[apart["score"] > 0].sort_values(["score", "predicted"], ascending=False, kind="stable")
+    return apart["score"]
 
 
 def _disagreements(findings: Findings) -> list[dict[str, Any]]:
@@ -127,12 +130,11 @@ def _disagreements(findings: Findings) -> list[dict[str, Any]]:
     verdict = findings.verdict
     if len(verdict.arms) < 2 or not all(arm.has_arrays for arm in verdict.arms):
         return []
-    spread = _spread(verdict)
-    scores = verdict.scores()
-    data = findings.data
+    spread, scores, data = _spread(verdict), verdict.scores(), findings.data
+    salt = verdict.images["salt"].loc[spread.index] > 0
     place = {} if data is None else {name: k for k, name in enumerate(data.ids)}
     drawn = []
-    for name in spread.index[spread > 0][:DRAWN]:
+    for name in [*spread.index[salt][:DRAWN], *spread.index[~salt][:DRAWN_EMPTY]]:
         better = verdict.arms[int(scores.loc[name].to_numpy().argmax())]
         worse = verdict.arms[int(scores.loc[name].to_numpy().argmin())]
         runs = [arm.of(name)[0] for arm in (better, worse)]
@@ -160,7 +162,7 @@ def _listed(verdict: Verdict) -> list[dict[str, Any]]:
     spread, scores, images = _spread(verdict), verdict.scores(), verdict.images
     return [
         {"id": name, "spread": spread[name], "scores": list(scores.loc[name]), "about": images.loc[name].to_dict()}
-        for name in map(str, spread.index[spread > 0][:LISTED])
+        for name in map(str, spread.index[:LISTED])
     ]
 
 
