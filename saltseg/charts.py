@@ -36,19 +36,18 @@ def differences(pairs: Sequence[Pair], metric: str) -> Figure:
     for shown, colour in ((True, COLOURS[1]), (False, COLOURS[0])):
         chosen = [pair for pair in pairs if pair.shown is shown]
         rows = [
-            (f"{p.first.name} − {p.second.name}", p.difference.value, p.difference.low, p.difference.high, p_text(p.p))
-            for p in chosen
+            (_name(pair), pair.difference.value, pair.difference.low, pair.difference.high, p_text(pair.p))
+            for pair in chosen
         ]
         table = pd.DataFrame(rows, columns=["name", "value", "low", "high", "p"])
         hover = "%{y}<br>%{x:+.4f} [%{customdata[0]:+.4f}, %{customdata[1]:+.4f}]<br>%{customdata[2]}<extra></extra>"
         part = _forest(table, colour, hover, "a difference" if shown else "no difference shown")
         figure.add_traces(part.data)
-    names = [f"{p.first.name} − {p.second.name}" for p in pairs]
-    figure.update_yaxes(categoryorder="array", categoryarray=names[::-1])
+    figure.update_yaxes(categoryorder="array", categoryarray=[_name(pair) for pair in pairs][::-1])
     figure.update_xaxes(
         title_text=f"difference in {TITLES[metric]}", rangemode="tozero", zeroline=True, zerolinewidth=2
     )
-    return _styled(figure, height=110 + 30 * len(pairs), legend=any(p.shown for p in pairs))
+    return _styled(figure, height=110 + 42 * len(pairs), legend=any(p.shown for p in pairs))
 
 
 def thresholds(curves: Mapping[str, ThresholdCurve]) -> Figure:
@@ -130,6 +129,11 @@ def against(scores: pd.DataFrame, first: str, second: str) -> Figure:
     )
     figure.update_xaxes(title=second, range=[-0.03, 1.03]).update_yaxes(title=first, range=[-0.03, 1.03])
     return _styled(figure, height=480)
+
+
+def _name(pair: Pair) -> str:
+    """In two lines, for a phone's sake."""
+    return f"{pair.first.name}<br>− {pair.second.name}"
 
 
 def _forest(table: pd.DataFrame, colour: str, hover: str, name: str = "") -> Figure:
