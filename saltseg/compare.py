@@ -8,7 +8,7 @@ from omegaconf import DictConfig, ListConfig
 from rich import box
 from rich.table import Table
 
-from saltseg.arms import METRICS, SPLITS, Arm, find, group
+from saltseg.arms import METRICS, SPLITS, Arm, find, group, groups
 from saltseg.config import app
 from saltseg.data.images import Images
 from saltseg.delineation import Delineation, ThresholdCurve, delineate, find_truths, threshold_curve
@@ -21,6 +21,8 @@ from saltseg.verdict import Verdict, differences, reach_verdict, summary
 
 #: Sentences that the terminal shows; all of them stand in ``differences.csv``.
 SHOWN = 12
+#: Groups of images below which a bootstrap promises too much.
+FEW = 20
 
 
 def compare(config: DictConfig) -> None:
@@ -44,6 +46,11 @@ def compare(config: DictConfig) -> None:
 def look_closer(verdict: Verdict, notes: list[str], config: DictConfig) -> Findings:
     """Beyond the score: surfaces, calibration, thresholds, as far as the runs and the data give them."""
     arms = verdict.arms
+    drawn = len(set(groups(verdict.images)))
+    if drawn < FEW:
+        notes.append(
+            f"There are only {drawn} groups of images: intervals over so few are too narrow, and p-values can't be small."
+        )
     bare = [run.run.path.name for arm in arms for run in arm.runs if run.arrays is None]
     if bare:
         notes.append(
@@ -77,7 +84,7 @@ def read_data(arm: Arm, notes: list[str], config: DictConfig) -> Images | None:
 def show(findings: Findings, result: Run) -> None:
     """The table, the sentences, and where everything is."""
     verdict = findings.verdict
-    others = {"map": "map", "iou_salt": "iou_salt", "empty_correct": "empty"}
+    others = {"iou_salt": "iou_salt", "empty_correct": "empty"}
     title = f"{verdict.arms[0].runs[0].metrics.get('dataset')}, {len(verdict.images)} images"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("arm", overflow="fold")

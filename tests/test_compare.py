@@ -45,7 +45,10 @@ def test_recipes_of_three_seeds_are_told_apart(recipes, tmp_path, capfd):
     assert pair["shown"]
     assert "resnet34 is better" in pair["sentence"]
     assert "checkpoint" not in pair["sentence"]
-    assert pair["sentence"] in capfd.readouterr().out.replace("\n", " ")
+    said = capfd.readouterr().out.replace("\n", " ")
+    assert pair["sentence"] in said
+    sections = pd.read_csv(recipes["resnet18"][0] / "predictions.csv").query("split == 'test'")["group"]
+    assert f"only {sections.nunique()} groups of images" in said
     assert {f.name for f in tmp_path.iterdir()} == {
         "summary.csv", "differences.csv", "report.html", "compare.log", ".hydra",
     }  # fmt: skip
