@@ -205,7 +205,11 @@ def different(runs: Sequence[Scored]) -> list[str]:
 
 
 def same_dataset(runs: Sequence[Scored]) -> None:
-    """Raises: SaltsegError: if the runs are of different data."""
+    """Refuse runs of different data.
+
+    Raises:
+        SaltsegError: naming two of them.
+    """
     first = runs[0]
     for run in runs[1:]:
         if run.metrics.get("dataset") != first.metrics.get("dataset"):

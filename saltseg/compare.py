@@ -49,7 +49,7 @@ def look_closer(verdict: Verdict, notes: list[str], config: DictConfig) -> Findi
     drawn = len(set(groups(verdict.images)))
     if drawn < FEW:
         notes.append(
-            f"There are only {drawn} groups of images: intervals over so few are too narrow, and p-values can't be small."
+            f"There are only {drawn} groups of images: intervals over so few are too narrow, and no p is small."
         )
     bare = [run.run.path.name for arm in arms for run in arm.runs if run.arrays is None]
     if bare:
