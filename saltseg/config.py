@@ -106,6 +106,18 @@ class EvaluateConfig:
 
 
 @dataclass
+class CompareConfig:
+    """The root of ``compare``."""
+
+    runs: Any = MISSING
+    baseline: str | None = None
+    metric: str = "iou"
+    split: str | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+    trust: list[str] = field(default_factory=list)
+
+
+@dataclass
 class DashboardConfig:
     """The root of ``dashboard``."""
 
@@ -200,6 +212,7 @@ def register() -> None:
         "train": TrainConfig,
         "search": SearchConfig,
         "evaluate": EvaluateConfig,
+        "compare": CompareConfig,
         "dataset": DatasetConfig,
         "dashboard": DashboardConfig,
     }

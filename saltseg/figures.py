@@ -116,6 +116,43 @@ def predictions(
     _save(figure, path)
 
 
+def versus(
+    image: Array8 | None,
+    truth: NDArray[np.bool_] | None,
+    probabilities: Sequence[NDArray[np.floating]],
+    thresholds: Sequence[float],
+    tile: float = 1.7,
+) -> bytes:
+    """Draw one image and beside it, one after another, what several networks make of it.
+
+    Args:
+        image: H×W, uint8; None: not at hand, the predictions are drawn on grey.
+        truth: H×W, true salt; None: not at hand.
+        probabilities: K arrays H×W, in [0, 1].
+        thresholds: K numbers; salt is predicted above them.
+        tile: inches.
+
+    Returns:
+        A PNG.
+    """
+    amplitude = np.full(probabilities[0].shape, 200, np.uint8) if image is None else image
+    tiles = len(probabilities) + (image is not None)
+    width = tiles * tile + (tiles - 1) * 0.04
+    figure = Figure(figsize=(width, tile))
+    axes = figure.add_axes((0, 0, 1, 1), frameon=False, xticks=[], yticks=[], autoscale_on=False)
+    axes.set(xlim=(0, width), ylim=(tile, 0))
+    cells: list[Box] = [(k * (tile + 0.04), 0.0, tile, tile) for k in range(tiles)]
+    boxes = [_tile(axes, cell, amplitude) for cell in cells][-len(probabilities) :]
+    for box, probability, threshold in zip(boxes, probabilities, thresholds, strict=True):
+        _paint(axes, box, _PREDICTION, _OPAQUE * np.clip(probability, 0, 1))
+        if truth is not None:
+            _outline(axes, box, truth, _TRUTH, width=2.4)
+        _outline(axes, box, probability > threshold, _PREDICTION, width=1.2)
+    drawn = BytesIO()
+    _picture(figure).save(drawn, format="png", optimize=True)
+    return drawn.getvalue()
+
+
 def _marked(images: Sequence[Array8], masks: Sequence[Array8], path: Path, columns: int, tile: float) -> None:
     figure, axes, cells = _grid(len(images), columns, tile)
     for image, mask, (cell,) in zip(images, masks, cells, strict=True):
@@ -345,11 +382,16 @@ def _note(
 # --- file -----------------------------------------------------------------------------------------------------------
 
 
-def _save(figure: Figure, path: Path) -> None:
-    """Write the PNG whole or not at all; in steps of 5 of 255 levels, which halves the file and which no eye sees."""
+def _picture(figure: Figure) -> Image.Image:
+    """What is drawn, in steps of 5 of 255 levels, which halves the file and which no eye sees."""
     drawn = BytesIO()
     figure.savefig(drawn, format="png", dpi=_DPI)
-    picture = Image.open(drawn).convert("RGB").point([5 * round(level / 5) for level in range(256)] * 3)
+    return Image.open(drawn).convert("RGB").point([5 * round(level / 5) for level in range(256)] * 3)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Write the PNG whole or not at all."""
+    picture = _picture(figure)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -152,8 +152,17 @@ class Run:
         return pd.read_csv(self.path / "split.csv", dtype={"id": str}, keep_default_na=False)
 
     def metrics(self) -> dict[str, Any]:
-        """The flat scores."""
-        loaded: dict[str, Any] = json.loads(self.metrics_file.read_text())
+        """The flat scores.
+
+        Raises:
+            SaltsegError: if the file is damaged.
+        """
+        try:
+            loaded = json.loads(self.metrics_file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise SaltsegError(f"{self.metrics_file} is damaged: it is not JSON ({error}).") from error
+        if not isinstance(loaded, dict):
+            raise SaltsegError(f"{self.metrics_file} is damaged: expected names and values.")
         return loaded
 
     def write_config(self, config: Mapping[str, Any]) -> None:
@@ -189,6 +198,10 @@ class Run:
     def write_json(self, file: Path, content: Mapping[str, Any]) -> None:
         """Write JSON whole; what is not a number becomes null, which every reader takes."""
         write_whole(file, json.dumps({k: _plain(v) for k, v in content.items()}, indent=2) + "\n")
+
+    def write_text(self, file: Path, text: str) -> None:
+        """Write a text whole."""
+        _whole(file, text)
 
     def write_table(self, file: Path, table: pd.DataFrame) -> None:
         """Write a CSV whole; floats by the shortest text that reads back as themselves."""

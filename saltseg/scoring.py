@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from saltseg import figures
 from saltseg.data.datamodule import SaltDataModule
-from saltseg.data.images import Array8, Images
+from saltseg.data.images import IGNORE, Array8, Images
 from saltseg.inference import Predictor
 from saltseg.metrics import CURVE, SCORES, Counts, best_threshold, histograms
 from saltseg.run import Run
@@ -111,11 +111,13 @@ def arrays(parts: Mapping[str, Part]) -> dict[str, NDArray[Any]]:
 
     ``id``, ``split`` (N); ``thresholds`` (19); ``intersection``, ``predicted`` (N×19); ``truth``, ``pixels`` (N);
     ``calibration`` (N×2×20): pixels by truth and probability in steps of 0.05; ``height``, ``width`` (N);
-    ``probability``: all pixels of all images in a row, uint8, 255 = 1.
+    ``probability``: all pixels of all images in a row, uint8, 255 = 1; ``salt``, ``labelled``: of the same pixels, in
+    bits (``numpy.packbits``), the truth and whether there is one.
     """
     histogram = np.concatenate([p.histogram for p in parts.values()])
     counted = Counts.of(histogram)
     maps = [m for p in parts.values() for m in p.maps]
+    masks = np.concatenate([m.ravel() for p in parts.values() for m in p.images.masks])
     return {
         "id": np.array([i for p in parts.values() for i in p.images.ids]),
         "split": np.array([name for name, p in parts.items() for _ in p.images.ids]),
@@ -128,6 +130,8 @@ def arrays(parts: Mapping[str, Part]) -> dict[str, NDArray[Any]]:
         "height": np.array([m.shape[0] for m in maps]),
         "width": np.array([m.shape[1] for m in maps]),
         "probability": np.concatenate([np.round(m * 255).astype(np.uint8).ravel() for m in maps]),
+        "salt": np.packbits(masks == 1),
+        "labelled": np.packbits(masks != IGNORE),
     }
 
 

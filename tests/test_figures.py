@@ -1,5 +1,6 @@
 """The pictures: whole files of a sane size that show what they should, from one image or epoch on."""
 
+from io import BytesIO
 from pathlib import Path
 
 import matplotlib
@@ -88,6 +89,24 @@ def test_predictions_show_truth_and_prediction(tmp_path: Path, count: int) -> No
     drawn = pixels(tmp_path / "p.png")
     assert share(drawn, ORANGE) > 0.001
     assert share(drawn, BLUE) > 0.001
+
+
+def test_versus_shows_what_is_at_hand() -> None:
+    (image,), (mask,) = tiles(1)
+    probabilities = [0.9 * mask, np.zeros(mask.shape)]
+
+    def drawn(image: np.ndarray | None, truth: np.ndarray | None) -> np.ndarray:
+        png = Image.open(BytesIO(figures.versus(image, truth, probabilities, [0.5, 0.5])))
+        return np.asarray(png.convert("RGB"), dtype=int)
+
+    whole, bare, untold = drawn(image, mask == 1), drawn(None, mask == 1), drawn(image, None)
+    assert whole.shape == untold.shape
+    assert whole.shape[1] > 2.9 * whole.shape[0]  # the image, and two predictions of it
+    assert 1.9 < bare.shape[1] / bare.shape[0] < 2.1
+    assert share(whole, ORANGE) > 0.001
+    assert share(bare, ORANGE) > 0.001
+    assert share(untold, ORANGE) == 0
+    assert share(untold, BLUE) > 0.001
 
 
 def test_sizes_may_differ_and_a_full_mask_has_an_outline(tmp_path: Path) -> None:

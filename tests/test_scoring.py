@@ -114,6 +114,10 @@ def test_arrays_give_the_scores_back_without_the_weights() -> None:
     for stored, one in zip(np.split(kept["probability"], ends[:-1]), maps, strict=True):
         assert stored.dtype == np.uint8
         assert np.abs(stored.reshape(one.shape) / 255 - one).max() <= 0.5 / 255 + 1e-6
+    masks = np.concatenate([m.ravel() for name in HELD_OUT for m in parts[name].images.masks])
+    salt, labelled = (np.unpackbits(kept[name], count=len(masks)) for name in ("salt", "labelled"))
+    assert np.array_equal(np.where(labelled, salt, IGNORE), masks)
+    assert not salt[labelled == 0].any()
 
 
 @pytest.mark.parametrize("options", [{}, {"folds": 3, "fold": 1}])
