@@ -11,6 +11,7 @@ from scipy.stats import ks_2samp
 from tgs_trees import cut, section
 
 from saltseg.data import mosaic
+from saltseg.data.datamodule import SaltDataModule
 from saltseg.data.images import Images
 from saltseg.data.split import PARTS, Split, SplitConfig, split
 from saltseg.errors import SaltsegError
@@ -144,9 +145,15 @@ def test_mosaics_stay_together() -> None:
     whole = images_like_tgs(len(tiles), black=0)
     names = mosaic.groups(tiles)
     assert len(set(names)) == 6
-    division = split(replace(whole, images=tiles), SplitConfig(train=None, val=6, test=12, group="mosaic"))
-    assert sizes(division) == [18, 6, 12]
-    assert straddling(division, names) == set()
+
+    class Tiles(SaltDataModule):
+        def read(self) -> Images:
+            return replace(whole, images=tiles)
+
+    data = Tiles(split={"train": None, "val": 6, "test": 12, "group": "mosaic"})
+    assert data.images.group == names
+    assert sizes(data.division) == [18, 6, 12]
+    assert straddling(data.division, names) == set()
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from saltseg.data import mosaic
 from saltseg.data.images import Array8, Images
 from saltseg.data.prepare import Fit, Normalization, fit_array, fitted_shape
 from saltseg.data.split import Split, SplitConfig, split
@@ -151,9 +152,11 @@ class SaltDataModule(LightningDataModule, ABC):
 
     @property
     def images(self) -> Images:
-        """All labelled images, read once."""
+        """All labelled images, read once; grouped by their mosaics, if that is how they are divided."""
         if self._images is None:
-            self._images = self.read()
+            images = self.read()
+            grouped = self.split_config.group == "mosaic"
+            self._images = replace(images, group=mosaic.groups(images.images)) if grouped else images
         return self._images
 
     @property

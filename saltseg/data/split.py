@@ -9,7 +9,6 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from saltseg.data import mosaic
 from saltseg.data.images import Images
 from saltseg.errors import SaltsegError, check_choice
 
@@ -141,10 +140,9 @@ def _units(images: Images, config: SplitConfig, usable: NDArray[np.bool_]) -> li
     positions = np.flatnonzero(usable)
     if config.group == "none":
         return [np.array([p]) for p in positions]
-    names = mosaic.groups(images.images) if config.group == "mosaic" else images.group
     members: dict[str, list[int]] = {}
     for p in positions:
-        members.setdefault(names[int(p)] or f"alone {p}", []).append(int(p))
+        members.setdefault(images.group[int(p)] or f"alone {p}", []).append(int(p))
     return [np.array(m) for m in members.values()]
 
 
