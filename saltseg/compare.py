@@ -16,7 +16,7 @@ from saltseg.errors import SaltsegError, check_choice
 from saltseg.evaluate import rebuild_data
 from saltseg.page import Findings, report
 from saltseg.report import console
-from saltseg.run import Run
+from saltseg.run import Run, write_whole
 from saltseg.verdict import Verdict, differences, reach_verdict, summary
 
 #: Sentences that the terminal shows; all of them stand in ``differences.csv``.
@@ -39,7 +39,7 @@ def compare(config: DictConfig) -> None:
     page = report(findings)
     result.write_table(result.path / "summary.csv", findings.summary)
     result.write_table(result.path / "differences.csv", differences(verdict))
-    result.write_text(result.path / "report.html", page)
+    write_whole(result.path / "report.html", page)
     show(findings, result)
 
 

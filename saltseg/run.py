@@ -199,10 +199,6 @@ class Run:
         """Write JSON whole; what is not a number becomes null, which every reader takes."""
         write_whole(file, json.dumps({k: _plain(v) for k, v in content.items()}, indent=2) + "\n")
 
-    def write_text(self, file: Path, text: str) -> None:
-        """Write a text whole."""
-        _whole(file, text)
-
     def write_table(self, file: Path, table: pd.DataFrame) -> None:
         """Write a CSV whole; floats by the shortest text that reads back as themselves."""
         write_whole(file, table.to_csv(index=False))
