@@ -38,6 +38,11 @@ def test_several_loggers_stand_beside_each_other():
         assert list(config.logger) == ["wandb", "tensorboard"]
 
 
+def test_callbacks_are_added_beside_the_default_ones():
+    with composed("train", "callbacks=[default,early_stopping]") as config:
+        assert {"best", "last", "progress", "early_stopping"} <= set(config.callbacks)
+
+
 def test_every_argument_of_the_trainer_is_a_key():
     with composed("train", "trainer.limit_train_batches=3") as config:
         assert config.trainer.limit_train_batches == 3
