@@ -69,6 +69,14 @@ def test_the_results_are_those_of_the_runs() -> None:
                 assert cell == f"{metrics[f'{match[1]}{suffix}/{match[2]}']:.4f}", (name, column, at)
 
 
+def test_the_scores_under_both_splits_are_those_of_the_runs() -> None:
+    lines = README.split("<!-- groups -->")[1].split("<!-- /groups -->")[0].strip().splitlines()
+    header, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")][1:] for line in lines)
+    for name, cells in zip(("pretrained", "pretrained_mosaic"), rows, strict=True):
+        metrics = json.loads((RESULTS / name / "metrics.json").read_text())
+        assert cells == [f"{metrics[column.replace(' ', '/')]:.4f}" for column in header]
+
+
 def test_kept_runs_are_whole_and_agree_with_themselves() -> None:
     for folder in (file.parent for file in RESULTS.glob("*/metrics.json")):
         metrics = json.loads((folder / "metrics.json").read_text())
