@@ -13,7 +13,7 @@ from saltseg.config import app
 from saltseg.data.images import Images
 from saltseg.delineation import Delineation, ThresholdCurve, delineate, find_truths, threshold_curve
 from saltseg.errors import SaltsegError, check_choice
-from saltseg.evaluate import rebuild_data
+from saltseg.inference import rebuild_data
 from saltseg.page import Findings, report
 from saltseg.report import console
 from saltseg.run import Run, write_whole

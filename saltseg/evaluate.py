@@ -7,12 +7,10 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.fabric import Fabric
 from omegaconf import DictConfig, ListConfig
 
-from saltseg.components import instantiate
 from saltseg.config import app
-from saltseg.data.datamodule import SaltDataModule
 from saltseg.errors import SaltsegError, near_miss
 from saltseg.hardware import detect
-from saltseg.inference import Predictor, load_net
+from saltseg.inference import Predictor, load_net, rebuild_data
 from saltseg.metrics import check_threshold
 from saltseg.report import show_scores
 from saltseg.run import Run
@@ -50,16 +48,6 @@ def evaluate(config: DictConfig) -> None:
         about = {"weights": weights, "tta": tta, "dataset": runs[0].metrics()["dataset"], "status": "finished"}
         result.write_metrics({**metrics, **about, "runs": [str(run.path) for run in runs]})
     show_scores(result)
-
-
-def rebuild_data(run: Run, config: DictConfig) -> SaltDataModule:
-    """The data that a run was trained on, divided as it was."""
-    run_config = run.config()
-    if config.data.root is not None:
-        run_config.data.root = config.data.root
-    data: SaltDataModule = instantiate(run_config.data, config.trust, augmentation=None, seed=run_config.seed)
-    data.divide_as(run.split())
-    return data
 
 
 def choose_threshold(asked: Any, runs: list[Run], parts: tuple[str, ...]) -> float | None:

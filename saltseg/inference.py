@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from lightning.fabric import Fabric
 from numpy.typing import NDArray
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from saltseg.components import instantiate
-from saltseg.data.datamodule import batches_by_shape
+from saltseg.data.datamodule import SaltDataModule, batches_by_shape
 from saltseg.data.images import Array8
 from saltseg.data.prepare import Fit, fit_array, fitted_shape, unfit
 from saltseg.errors import SaltsegError
@@ -93,6 +94,16 @@ def load_net(run: Run, weights: str, trust: Sequence[str] = ()) -> SaltNet:
         raise SaltsegError(f"{file} is missing, so weights={weights} can't be used.")
     restore(net, file)
     return net
+
+
+def rebuild_data(run: Run, config: DictConfig) -> SaltDataModule:
+    """The data that a run was trained on, divided as it was."""
+    run_config = run.config()
+    if config.data.root is not None:
+        run_config.data.root = config.data.root
+    data: SaltDataModule = instantiate(run_config.data, config.trust, augmentation=None, seed=run_config.seed)
+    data.divide_as(run.split())
+    return data
 
 
 def restore(net: SaltNet, file: Path) -> None:
