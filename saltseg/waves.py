@@ -35,12 +35,12 @@ def carry_out(sweep: Sweep, launch: Launch, at_once: int | None = None) -> None:
     Raises:
         SaltsegError: if a job did not finish; lists them with their reasons.
     """
-    with _watched(sweep):
+    with _watched(sweep) as look:
         try:
             for wave in ([j for j in sweep.jobs if j.trains], [j for j in sweep.jobs if not j.trains]):
                 due = [job for job in wave if _due(sweep, job)]
                 for start in range(0, len(due), at_once or len(due) or 1):
-                    _launch(sweep, due[start : start + (at_once or len(due))], launch)
+                    _launch(sweep, due[start : start + (at_once or len(due))], launch, look)
         except KeyboardInterrupt as stop:
             raise KeyboardInterrupt(
                 f"Stopped. The same command with hydra.sweep.dir={sweep.directory} goes on with it."
@@ -64,10 +64,11 @@ def _due(sweep: Sweep, job: Job) -> bool:
     return True
 
 
-def _launch(sweep: Sweep, jobs: list[Job], launch: Launch) -> None:
+def _launch(sweep: Sweep, jobs: list[Job], launch: Launch, look: Callable[[], None]) -> None:
     reasons: dict[Job, str] = {}
     for job in jobs:  # what an earlier attempt ended as
         Run(sweep.directory / job.directory).metrics_file.unlink(missing_ok=True)
+    look()  # or a job that fails at once, as it did before, would seem not to have been tried
     try:
         returns = launch([[*job.overrides, *_placed(sweep.directory, job)] for job in jobs])
     except Exception as error:  # a worker that is killed ends the launch; the jobs that ended before stand
@@ -89,16 +90,20 @@ def _placed(directory: Path, job: Job) -> list[str]:
 
 
 @contextmanager
-def _watched(sweep: Sweep, every: float = 1.0) -> Iterator[None]:
-    """Keep ``summary.csv`` and the terminal up to date while the jobs run."""
+def _watched(sweep: Sweep, every: float = 1.0) -> Iterator[Callable[[], None]]:
+    """Keep ``summary.csv`` and the terminal up to date while the jobs run; yields what looks at them at once."""
     # A terminal of its own: a job that runs in this process sends what it prints to a file.
     with os.fdopen(os.dup(1), "w") as terminal:
         console = Console(file=terminal, width=None if terminal.isatty() else 160)
-        done = threading.Event()
+        done, looking = threading.Event(), threading.Lock()
         live = Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False, transient=True)
         states: dict[Job, State] = {}
 
         def look() -> None:
+            with looking:
+                look_alone()
+
+        def look_alone() -> None:
             changed = False
             for job in sweep.jobs:
                 if job in states and states[job].status == "finished":
@@ -121,7 +126,7 @@ def _watched(sweep: Sweep, every: float = 1.0) -> Iterator[None]:
             look()
             watcher.start()
             try:
-                yield
+                yield look
             finally:
                 done.set()
                 watcher.join()
