@@ -232,7 +232,7 @@ def _across_inlines(file: Segy, section: Section, number: int, deviation: float)
         weight = np.exp(-0.5 * ((k - middle) / deviation) ** 2) * (values >= 0)
         total[:, here] += weight * values
         weights[:, here] += weight
-    return total / np.maximum(weights, np.finfo(np.float32).tiny)
+    return np.asarray(total / np.maximum(weights, np.finfo(np.float32).tiny), np.float32)
 
 
 def _across_crosslines(file: Segy, section: Section, number: int, deviation: float) -> Float:

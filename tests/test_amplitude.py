@@ -97,8 +97,8 @@ def test_a_section_no_larger_than_a_tile_comes_out_as_one(shape: Shape) -> None:
 def test_all_samples_that_are_not_live_have_the_grey_of_zero() -> None:
     amplitude = np.linspace(-1, 3, 101 * 101, dtype=np.float32).reshape(101, 101)
     seen = everything(amplitude)
-    seen[:30] = False
-    amplitude[:30] = 1e6  # noise that nobody asked for
+    seen[:20] = False
+    amplitude[:20] = 1e6  # noise that nobody asked for
     amplitude[0, 0] = np.nan
     grey = stretch(amplitude, seen, TILE)
     low, high = amplitude[seen].min(), amplitude[seen].max()
