@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from scipy.ndimage import grey_closing
 from survey_maker import Recipe, coordinates, model, recorded, write
 
-from saltseg import survey as surveys
 from saltseg.bodies import Bodies, holes, surfaces
 from saltseg.data.sampling import Grain
 from saltseg.data.segy import Segy
@@ -136,7 +136,7 @@ def test_a_survey_with_nothing_in_it(tmp_path: Path, value: float) -> None:
 
 def test_resampling_comes_back_to_the_shape_of_the_survey(tmp_path: Path) -> None:
     """A survey of 0.12 cycles a sample is seen 2.6 times finer, and its bodies stay where they are."""
-    z, x = np.arange(300)[:, None], np.arange(200)
+    z = np.arange(300)[:, None]
     phase = np.random.default_rng(0).uniform(0, 2 * np.pi, 200).cumsum() / 9
     line = np.cos(2 * np.pi * 0.12 * z + phase).astype(np.float32)
     line[120:180, 60:140] *= 0.01
@@ -144,8 +144,8 @@ def test_resampling_comes_back_to_the_shape_of_the_survey(tmp_path: Path) -> Non
 
     def quiet(images: Sequence[np.ndarray]) -> Maps:
         seen.append(images[0].shape)
-        rms = [np.abs(i.astype(np.float32) - 128) for i in images]
-        return [(np.maximum.reduce([np.roll(r, k, 0) for k in range(-12, 13)]) < 30).astype(np.float32) for r in rms]
+        loud = [np.abs(image.astype(np.float32) - 128) for image in images]
+        return [(grey_closing(size, (25, 1)) < 30).astype(np.float32) for size in loud]
 
     row, out = run(tmp_path, line.T[None], Recipe(line=True), quiet, resample="auto", amplitude="survey")
     vertical, _ = (float(f) for f in row["resample"].split("×"))
@@ -155,8 +155,7 @@ def test_resampling_comes_back_to_the_shape_of_the_survey(tmp_path: Path) -> Non
         salt = file.section("inline", 0).amplitude > 0.5
     truth = np.zeros((300, 200), bool)
     truth[120:180, 60:140] = True
-    assert (salt & truth).sum() / (salt | truth).sum() > 0.85
-    del x
+    assert (salt & truth).sum() / (salt | truth).sum() > 0.9
 
 
 def test_auto_needs_to_know_the_training_images(tmp_path: Path) -> None:
@@ -234,9 +233,9 @@ from survey_maker import Recipe, write
 from test_survey import SurveyOptions, TILE, GRAIN, brightness, noise, predict_survey
 import numpy as np
 folder = Path(sys.argv[1])
-for inlines in (20, 80):
-    rows = noise((1, 250, 400))
-    write(folder / f"{{inlines}}.sgy", np.broadcast_to(rows, (inlines, 250, 400)), Recipe(format=5))
+for inlines in (15, 60):
+    rows = noise((1, 100, 1000))
+    write(folder / f"{{inlines}}.sgy", np.broadcast_to(rows, (inlines, 100, 1000)), Recipe(format=5))
     options = SurveyOptions(resample="none", direction="both", mask=True, points=True)
     predict_survey(folder / f"{{inlines}}.sgy", folder / f"{{inlines}}_out.sgy", brightness, 0.8, TILE, GRAIN, options)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
@@ -244,7 +243,7 @@ for inlines in (20, 80):
 
 
 def test_memory_stays_flat_while_the_cube_grows_four_times(tmp_path: Path) -> None:
-    """The larger one has 32 MB of samples."""
+    """The larger one has 24 MB of samples, a section of it 0.4."""
     code = MEMORY.format(tests=str(Path(__file__).parent))
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     small, large = (float(line) for line in done.stdout.split())
@@ -370,4 +369,3 @@ def test_pictures_of_the_middle_sections(tmp_path: Path) -> None:
     assert drawn == ["out_crossline_2090.png", "out_inline_1008.png"]
     for name in drawn:
         assert min(Image.open(tmp_path / name).size) > 400
-    assert surveys.__name__ == "saltseg.survey"
