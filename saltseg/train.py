@@ -18,7 +18,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
-from saltseg import figures
+from saltseg import plots
 from saltseg.callbacks import MONITORS, EpochSeed, History, LossSchedule
 from saltseg.components import check, instantiate, listed
 from saltseg.config import app, choices, command_line, resolved
@@ -191,7 +191,7 @@ def score(config: DictConfig, run: Run, data: SaltDataModule, about: dict[str, A
         memory_format=config.memory_format.value,
     )
     scores = score_run(run, data, predictor, config.threshold)
-    figures.curves(run.history(), run.figures / "curves.png")
+    plots.curves(run.history(), run.figures / "curves.png")
     metrics = {
         **scores,
         "weights": config.weights.value,

@@ -82,6 +82,7 @@ def test_predictions_have_the_contracts_columns_and_a_row_an_image() -> None:
     table = predictions(parts, 0.5, {"tile003": 7})
     assert list(table.columns) == [
         "id", "split", "fold", "group", "iou", "dice", "ap", "salt", "predicted", "depth", "suspect",
+        "uncertainty", "boundary",
     ]  # fmt: skip
     assert table["id"].tolist() == [i for name in HELD_OUT for i in parts[name].images.ids]
     assert table["split"].value_counts().to_dict() == {"val": 10, "test": 8}
@@ -160,5 +161,7 @@ def test_what_a_scored_run_leaves(scored: tuple[Run, dict[str, Any]]) -> None:
     assert len(pd.read_csv(run.path / "predictions.csv")) == 18
     with np.load(run.path / "scores.npz") as kept:
         assert len(kept["id"]) == 18
-    assert {f.name for f in run.figures.iterdir()} >= {"thresholds.png", "predictions.png"}
+    assert {f.name for f in run.figures.iterdir()} == {
+        f"{name}.png" for name in ("thresholds", "predictions", "reliability", "uncertainty")
+    }
     assert not list(run.path.rglob("*partial*"))
