@@ -189,6 +189,7 @@ def score(config: DictConfig, run: Run, data: SaltDataModule, about: dict[str, A
         batch_size=data.batch_size,
         fabric=Fabric(accelerator=config.trainer.accelerator, devices=1, precision=config.trainer.precision),
         memory_format=config.memory_format.value,
+        image_size=data.image_size,
     )
     scores = score_run(run, data, predictor, config.threshold)
     plots.curves(run.history(), run.figures / "curves.png")
@@ -197,6 +198,7 @@ def score(config: DictConfig, run: Run, data: SaltDataModule, about: dict[str, A
         "weights": config.weights.value,
         "tta": config.tta.value,
         "dataset": config.choices.data,
+        "image_size": list(data.image_size),
         **about,
         "status": "finished",
     }

@@ -189,6 +189,12 @@ class SaltDataModule(LightningDataModule, ABC):
             positions = positions[~self.images.suspect[positions]]
         return self.select(positions)
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width that hold every training image: what a network of this data knows."""
+        shapes = [image.shape for image in self.part("train").images]
+        return max(h for h, _ in shapes), max(w for _, w in shapes)
+
     def select(self, positions: Any) -> Images:
         """The images at ``positions``, in that order."""
         whole = self.images
