@@ -107,9 +107,6 @@ def reliability(before: Counts, after: Counts | None, temperature: float | None,
         )
         error = expected_calibration_error(counts)
         _note(left, f"{name}: calibration error {error:.4f}", (0, 1), _INSIDE, (0, 18 - 13 * k), color=colour)
-    _note(
-        left, "on the dashed line, probabilities\nare what they say", (1, 0), _INSIDE, (-6, 8), ha="right", color=MUTED
-    )
     _framed(left, "share of pixels that are salt")
     _framed(right, "share of pixels with such a probability")
     left.set(xlim=(0, 1), ylim=(0, 1))
@@ -117,7 +114,8 @@ def reliability(before: Counts, after: Counts | None, temperature: float | None,
     for axes in (left, right):
         axes.set_xlabel("probability of salt", fontsize=NORMAL, color=INK)
     fitted = "no temperature known" if temperature is None else f"temperature {temperature:.2f}, fitted on validation"
-    figure.suptitle(f"All labelled pixels of {shown}; {fitted}", fontsize=NORMAL, color=INK, x=0.01, ha="left")
+    title = f"All labelled pixels of {shown}; {fitted}; dashed: probabilities that are what they say"
+    figure.suptitle(title, fontsize=NORMAL, color=INK, x=0.01, ha="left")
     save(figure, path)
 
 
@@ -131,7 +129,8 @@ def retention(kept: Mapping[str, pd.DataFrame], path: Path) -> None:
     names = {
         "uncertainty": ("most uncertain", BLUE),
         "disagreement": ("most disputed", PURPLE),
-        "boundary": ("longest\nboundary", BROWN),
+        "boundary": ("longest boundary", BROWN),
+        "least_salt": ("least salt", GREEN),
         "perfect": ("lowest IoU", MUTED),
     }
     figure = Figure(figsize=(9.0, 3.9), layout="constrained")
@@ -141,7 +140,7 @@ def retention(kept: Mapping[str, pd.DataFrame], path: Path) -> None:
         axes.xaxis.set_major_formatter(PercentFormatter(1))
         axes.axvline(1 - KEPT, color=INK, lw=0.9, ls=DASHES, zorder=1)
         whole, without = table["uncertainty"][np.isclose(table["dropped"], 0) | np.isclose(table["dropped"], 1 - KEPT)]
-        text = f"{title}\nIoU {whole:.3f}, without the fifth most uncertain {without:.3f}"
+        text = f"{title}\nIoU {whole:.3f}, without the unsure fifth {without:.3f}"
         _note(axes, text, (0, 1), _INSIDE, (0, 6))
     save(figure, path)
 

@@ -1,8 +1,8 @@
 """Is an uncertainty worth anything? Leave out the images that it ranks highest, and see how the rest score.
 
 The curve of a mean score against the share kept is the risk–coverage curve of selective prediction (Geifman & El-Yaniv,
-*Selective Classification for Deep Neural Networks*, 2017, https://arxiv.org/abs/1705.08500). The trivial ranking to
-beat is by the length of the predicted boundary; none beats the one by the score itself.
+*Selective Classification for Deep Neural Networks*, 2017, https://arxiv.org/abs/1705.08500). The trivial rankings to
+beat are by the length of the predicted boundary and by how little salt is predicted; none beats the one by the score.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,6 @@ from saltseg.statistics import Floats, Images, interval
 
 #: The share of images that is kept where one number must do.
 KEPT = 0.8
-#: What images are ranked by; those that a table of predictions has, and the score itself.
-RANKINGS = ("uncertainty", "disagreement", "boundary", "perfect")
 _DRAWS = 2_000
 
 
@@ -52,9 +50,13 @@ def subsets(table: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
 
 
 def rankings(rows: pd.DataFrame) -> dict[str, Floats]:
-    """By what these images can be ranked, of :data:`RANKINGS`."""
-    known = {name: rows[name].to_numpy(float) for name in RANKINGS if name in rows}
-    return {**known, "perfect": 1 - rows["iou"].to_numpy(float)}
+    """By what these images can be ranked, the one to be dropped first highest.
+
+    ``disagreement`` is there for three or more networks only.
+    """
+    columns = {name: rows[name] for name in ("uncertainty", "disagreement", "boundary") if name in rows}
+    columns |= {"least_salt": -rows["predicted"], "perfect": -rows["iou"]}
+    return {name: column.to_numpy(float) for name, column in columns.items()}
 
 
 def curves(rows: pd.DataFrame) -> pd.DataFrame:

@@ -190,6 +190,40 @@ def test_thresholds_write_the_values(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "in use and best 0.40: IoU 0.800" in {text.get_text() for text in kept[1].axes[0].texts}
 
 
+@pytest.mark.parametrize("tempered", [True, False])
+def test_reliability_tells_the_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tempered: bool) -> None:
+    before = np.zeros((2, 256), np.int64)
+    before[:, 51] = before[:, 204] = 10  # called 20% and 80%, and half of either is salt
+    after = np.zeros((2, 256), np.int64)
+    after[:, 127] = 20
+    arguments = (after, 3.0) if tempered else (None, None)
+    plots.reliability(before, *arguments, "4 test images", tmp_path / "r.png")
+    pixels(tmp_path / "r.png")
+    kept = drawn_figure(monkeypatch)
+    plots.reliability(before, *arguments, "4 test images", tmp_path / "r.png")
+    assert "4 test images" in kept[0].get_suptitle()
+    assert ("temperature 3.00" in kept[0].get_suptitle()) == tempered
+    said = {text.get_text() for text in kept[0].axes[0].texts}
+    assert said == {"untempered: calibration error 0.3000"} | (
+        {"tempered: calibration error 0.0020"} if tempered else set()
+    )
+
+
+def test_retention_draws_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dropped = np.arange(17) / 20
+    columns = {
+        name: 0.8 + k * dropped / 20 for k, name in enumerate(("boundary", "least_salt", "uncertainty", "perfect"))
+    }
+    table = pd.DataFrame({"dropped": dropped, **columns})
+    plots.retention({"5 images": table}, tmp_path / "r.png")
+    pixels(tmp_path / "r.png")
+    kept = drawn_figure(monkeypatch)
+    plots.retention({"5 images": table, "3 images with salt": table.assign(disagreement=0.9)}, tmp_path / "r.png")
+    texts = [{text.get_text() for text in axes.texts} for axes in kept[0].axes]
+    assert "5 images\nIoU 0.800, without the unsure fifth 0.820" in texts[0]
+    assert texts[1] - texts[0] == {"most disputed", "3 images with salt\nIoU 0.800, without the unsure fifth 0.820"}
+
+
 def test_names_at_the_line_ends_do_not_overlap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = drawn_figure(monkeypatch)
     rows = history("bce", "bce")
