@@ -23,6 +23,7 @@ from saltseg.callbacks import MONITORS, EpochSeed, History, LossSchedule
 from saltseg.components import check, instantiate, listed
 from saltseg.config import app, choices, command_line, resolved
 from saltseg.data.datamodule import SaltDataModule
+from saltseg.data.sampling import Grain
 from saltseg.errors import check_choice
 from saltseg.hardware import detect, suit_cpu
 from saltseg.inference import Predictor, load_net, restore
@@ -195,6 +196,7 @@ def score(config: DictConfig, run: Run, data: SaltDataModule, about: dict[str, A
     plots.curves(run.history(), run.figures / "curves.png")
     metrics = {
         **scores,
+        **Grain.measure(data.part("train").images).flat(),
         "weights": config.weights.value,
         "tta": config.tta.value,
         "dataset": config.choices.data,

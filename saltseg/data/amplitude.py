@@ -1,10 +1,13 @@
 """From the amplitudes of a survey to the grey that a network was trained on: which samples count, and the stretch.
 
-Each tile of TGS was stretched between its own least and greatest amplitude, so a network knows no other contrast. Here
-the same is done in windows of a tile's size on a regular grid, their bounds interpolated bilinearly in between, which is
-how CLAHE joins the tiles that it equalises (Zuiderveld, Contrast Limited Adaptive Histogram Equalization, Graphics Gems
-IV, 1994). The grid belongs to the section, so there is no seam, and no sample depends on where a network's tile begins.
+Each tile of TGS was stretched between its own least and greatest amplitude, so a network knows no other contrast.
+Here the same is done in windows of a tile's size on a regular grid, and in between the stretches of the nearest four
+are mixed bilinearly, as CLAHE joins the tiles that it equalises (Zuiderveld, Contrast Limited Adaptive Histogram
+Equalization, Graphics Gems IV, 1994). The grid belongs to the section, so there is no seam, and no sample depends on
+where a network's tile begins.
 """
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,7 +78,7 @@ def stretch(amplitude: Float, live: Bool, window: tuple[int, int]) -> Array8:
     """A section to the grey of tiles that were stretched one by one: 0 to 255 between local minimum and maximum.
 
     Minimum and maximum are those of the live samples in windows of ``window``'s size, which lie inside the section,
-    at most a quarter of their size apart. A window with next to nothing live, or with no contrast, borrows those of
+    about a quarter of their size apart. A window with next to nothing live, or with no contrast, borrows those of
     the nearest. A section that is no larger than ``window`` is a single one: it comes out as a tile would.
 
     Args:
@@ -98,21 +101,25 @@ def stretch(amplitude: Float, live: Bool, window: tuple[int, int]) -> Array8:
     else:
         return np.full(amplitude.shape, 128, np.uint8)
     nearest = tuple(ndimage.distance_transform_edt(~wanted, return_distances=False, return_indices=True))
+    scale, shift = _line(low[nearest], high[nearest])
     centres = [s + (min(n, w) - 1) / 2 for s, n, w in zip((rows, columns), amplitude.shape, window, strict=True)]
-    bottom, top = (_between(bound[nearest], centres, amplitude.shape) for bound in (low, high))
-    return _grey(amplitude, live, bottom, top)
+    return _grey(amplitude, live, *(_between(values, centres, amplitude.shape) for values in (scale, shift)))
 
 
 def stretch_between(amplitude: Float, live: Bool, low: float, high: float) -> Array8:
     """A section to grey by the same two bounds everywhere; arguments and result as in :func:`stretch`."""
-    return _grey(amplitude, live, np.float64(low), np.float64(high))
+    return _grey(amplitude, live, *_line(np.float64(low), np.float64(high)))
 
 
-def _grey(amplitude: Float, live: Bool, low: NDArray[np.float64], high: NDArray[np.float64]) -> Array8:
-    contrast = high - low
-    scale = 255 / np.where(contrast > 0, contrast, np.inf)
-    grey = (np.where(live, amplitude, 0) - low) * scale
-    return np.asarray(np.rint(np.clip(grey, 0, 255)), np.uint8)
+def _line(low: Any, high: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The straight line from amplitude to grey, as factor and summand; 0 where there is no contrast."""
+    scale = np.where(high > low, 255 / np.where(high > low, high - low, 1), 0)
+    return scale, np.where(high > low, -low * scale, 0)
+
+
+def _grey(amplitude: Float, live: Bool, scale: NDArray[np.float64], shift: NDArray[np.float64]) -> Array8:
+    # Four windows that all hold a sample don't take it beyond 0 … 255; borrowed ones may.
+    return np.asarray(np.rint(np.clip(np.where(live, amplitude, 0) * scale + shift, 0, 255)), np.uint8)
 
 
 def _starts(size: int, length: int) -> NDArray[np.int64]:
@@ -135,11 +142,13 @@ def _over_windows(
     return np.stack([reduce.reduce(by_row[:, c : c + window[1]], axis=1) for c in columns], axis=1).astype(np.float64)
 
 
-def _between(bound: NDArray[np.float64], centres: list[NDArray[np.float64]], shape: tuple[int, ...]) -> Float:
+def _between(
+    values: NDArray[np.float64], centres: list[NDArray[np.float64]], shape: tuple[int, ...]
+) -> NDArray[np.float64]:
     """Values at the windows' centres, interpolated bilinearly and held constant beyond the outermost."""
     places = [np.interp(np.arange(n), c, np.arange(len(c))) for n, c in zip(shape, centres, strict=True)]
     lower = [np.minimum(p.astype(np.int64), max(len(c) - 2, 0)) for p, c in zip(places, centres, strict=True)]
     upper = [np.minimum(k + 1, len(c) - 1) for k, c in zip(lower, centres, strict=True)]
     down, across = (p - k for p, k in zip(places, lower, strict=True))
-    coarse = bound[:, lower[1]] * (1 - across) + bound[:, upper[1]] * across
+    coarse = values[:, lower[1]] * (1 - across) + values[:, upper[1]] * across
     return np.asarray(coarse[lower[0]] * (1 - down)[:, None] + coarse[upper[0]] * down[:, None])
