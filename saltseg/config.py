@@ -123,7 +123,7 @@ class PredictConfig:
     batch_size: int | None = None
     temperature: float | None = None
     calibrate: bool = False
-    segy: dict[str, Any] = field(default_factory=dict)
+    segy: Any = MISSING
     trust: list[str] = field(default_factory=list)
 
 

@@ -6,20 +6,27 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import pandas as pd
+from hydra.core.config_store import ConfigStore
 from numpy.typing import NDArray
 from omegaconf import DictConfig, ListConfig
 from tqdm import tqdm
 
 from saltseg.config import app, resolved
 from saltseg.data.images import Array8
+from saltseg.data.sampling import Grain
 from saltseg.errors import SaltsegError, check_choice
 from saltseg.inference import Mean, Prediction, Predictor, assemble
 from saltseg.metrics import to_threshold
 from saltseg.products import KINDS, Products
 from saltseg.report import console
-from saltseg.run import Run
+from saltseg.run import Run, write_whole
+from saltseg.sections import SurveyOptions
 from saltseg.sources import ARRAY_SUFFIXES, SEGY_SUFFIXES, Source, sources
+from saltseg.survey import predict_survey
 from saltseg.sweep import Sweep, digest
+
+ConfigStore.instance().store(name="survey_schema", node=SurveyOptions)
 
 #: Images that are read, predicted and written at a time, in batches.
 BATCHES = 4
@@ -32,7 +39,10 @@ def predict(config: DictConfig) -> None:
     runs = find_members(config.run)
     settle(config, runs)
     predictor = make_predictor(config, runs)
-    predict_images(config, path, kinds, predictor, runs)
+    if kinds == ["segy"]:
+        predict_segy(config, path, predictor, runs)
+    else:
+        predict_images(config, path, kinds, predictor, runs)
 
 
 def find_members(named: Any) -> list[Run]:
@@ -137,6 +147,38 @@ def choose_threshold(asked: Any, runs: Sequence[Run]) -> float:
     return to_threshold(asked)
 
 
+def about(config: DictConfig, runs: Sequence[Run]) -> dict[str, Any]:
+    """All that a prediction depends on; what was begun with other settings is not gone on with."""
+    settings = {k: v for k, v in resolved(config).items() if k not in ("output", "overwrite")}
+    return {**settings, "networks": [digest(run.checkpoint(config.weights.value)) for run in runs]}
+
+
+def predict_segy(config: DictConfig, path: Path, predictor: Predictor, runs: Sequence[Run]) -> None:
+    """Write the probability of a survey as SEG-Y, and what else ``segy.`` asks for.
+
+    Raises:
+        SaltsegError: if the survey can't be read, or the result is there already.
+    """
+    assert predictor.image_size is not None
+    output = Path(config.output)
+    file = output if output.suffix.lower() in SEGY_SUFFIXES else output / f"{path.stem}_salt{path.suffix}"
+    if file.exists() and not config.overwrite:
+        raise SaltsegError(f"output: {file} is there already, and it is kept. Name another, or overwrite=true.")
+    if file.exists() and file.samefile(path):
+        raise SaltsegError(f"output: {file} is the input itself; name another file.")
+    options = SurveyOptions(**config.segy)
+    grain = Grain.of(runs[0].metrics())
+    row = predict_survey(
+        path, file, predictor, config.threshold, predictor.image_size, grain, options, about(config, runs)
+    )
+    table = pd.DataFrame([{"id": path.stem, **row}])
+    write_whole(file.with_name(f"{file.stem}.csv"), table.to_csv(index=False))
+    console.print(
+        f"{row['salt']:.1%} of what was measured is salt, in {row['bodies']} bodies; mean probability "
+        f"{row['probability']:.3f}\n{file}"
+    )
+
+
 def predict_images(
     config: DictConfig, path: Path, kinds: Sequence[str], predictor: Predictor, runs: Sequence[Run]
 ) -> None:
@@ -148,9 +190,7 @@ def predict_images(
     assert predictor.image_size is not None
     found = sources(path, predictor.image_size)
     sample = find_sample(path) if "kaggle" in kinds else None
-    settings = {k: v for k, v in resolved(config).items() if k not in ("output", "overwrite")}
-    settings["networks"] = [digest(run.checkpoint(config.weights.value)) for run in runs]
-    products = Products(Path(config.output), kinds, settings, config.overwrite)
+    products = Products(Path(config.output), kinds, about(config, runs), config.overwrite)
 
     due = [source for source in found if source.name not in products.rows]
     broken: dict[str, str] = {}
