@@ -7,7 +7,7 @@ divided by one number, fitted on validation. It moves no pixel across 0.5 and ch
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -75,7 +75,7 @@ def _logits(probability: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.asarray(logit(np.clip(probability.astype(np.float64), _EDGE, 1 - _EDGE)))
 
 
-def pooled(maps: Maps, masks: Sequence[Array8]) -> Counts:
+def pooled(maps: Iterable[NDArray[np.floating]], masks: Sequence[Array8]) -> Counts:
     """2×256 of the labelled pixels of all images; ``maps`` and ``masks`` as in :func:`fit_temperature`."""
     total = np.zeros((2, 256), np.int64)
     for probability, mask in zip(maps, masks, strict=True):

@@ -63,7 +63,7 @@ class Part:
 
     def pooled(self, temperature: float | None = None) -> NDArray[np.int64]:
         """The calibration histogram of all labelled pixels, see :mod:`saltseg.calibration`; tempered or as they are."""
-        maps = self.maps if temperature is None else [temper(m, temperature) for m in self.maps]
+        maps = self.maps if temperature is None else (temper(m, temperature) for m in self.maps)
         return pooled(maps, self.images.masks)
 
     def at(self, threshold: float) -> Counts:
@@ -109,10 +109,9 @@ def calibration(parts: Mapping[str, Part], temperature: float | None) -> dict[st
     """What is known of the probabilities, flat: ``temperature``, and ``val/ece``, ``val/ece_tempered`` and so on."""
     result = {} if temperature is None else {"temperature": temperature}
     for name, part in parts.items():
-        before, after = part.pooled(), part.pooled(temperature)
-        result[f"{name}/ece"] = expected_calibration_error(before)
+        result[f"{name}/ece"] = expected_calibration_error(part.pooled())
         if temperature is not None:
-            result[f"{name}/ece_tempered"] = expected_calibration_error(after)
+            result[f"{name}/ece_tempered"] = expected_calibration_error(part.pooled(temperature))
     return result
 
 

@@ -1,11 +1,15 @@
 """Probabilities that are what they say, and whether what is uncertain is what goes wrong."""
 
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.special import expit
 
-from saltseg.calibration import expected_calibration_error, fit_temperature, pooled, temper
+from saltseg.calibration import NO_TRANSFER, expected_calibration_error, fit_temperature, pooled, temper
 from saltseg.data.images import IGNORE
 from saltseg.retention import KEPT, curves, flat, kept_means, retention
 from saltseg.uncertainty import boundary_length, disagreement, entropy, mutual_information, uncertainty
@@ -242,3 +246,42 @@ def test_without_salt_or_with_a_single_image() -> None:
     assert single["gain"].abs().max() < 1e-12
     tied = retention(table().assign(uncertainty=0.0)).query("by == 'uncertainty'")  # as of a saturated network
     np.testing.assert_allclose(tied["gain"], 0, atol=1e-12)
+
+
+# --- what the documentation says ------------------------------------------------------------------------------------
+
+DOCS = Path(__file__).parent.parent / "docs"
+SCORED = ("pretrained", "pretrained_hflip", "ensemble")
+COLUMNS = [("val", "all"), ("val", "with salt"), ("test", "all"), ("test", "with salt")]
+
+
+def gains() -> Iterator[str]:
+    """The rows of the table, from the files."""
+    for name in SCORED:
+        found = pd.read_csv(DOCS / "results" / "uncertainty" / name / "uncertainty.csv")
+        for by, rows in found.groupby("by", sort=False):
+            at = rows.set_index(["split", "images"])[["gain", "gain_low", "gain_high"]]
+            cells = ["{:+.3f} [{:+.3f}, {:+.3f}]".format(*at.loc[column]) for column in COLUMNS]
+            yield f"| `{name}` | {by} | {' | '.join(cells)} |".replace("-", "−")
+
+
+def test_the_tables_are_those_of_the_files() -> None:
+    text = (DOCS / "uncertainty.md").read_text(encoding="utf-8")
+    table = text.split("<!-- gains -->")[1].split("<!-- /gains -->")[0]
+    assert table.strip().splitlines()[2:] == list(gains())
+    for name in SCORED:
+        said = json.loads((DOCS / "results" / "uncertainty" / name / "metrics.json").read_text())
+        errors = [f"{said[f'{p}/ece{t}']:.4f}" for p in ("val", "test") for t in ("", "_tempered")]
+        assert f"| `{name}` | {said['temperature']:.2f} | {' | '.join(errors)} |" in text
+    assert NO_TRANSFER in " ".join(text.replace("> ", "").split())
+
+
+@pytest.mark.parametrize("name", SCORED)
+def test_on_tgs_dropping_the_uncertain_beats_dropping_long_boundaries(name: str) -> None:
+    """The claim, from what the runs predicted of each held-out image."""
+    folder = DOCS / "results" / "uncertainty" / name
+    found = retention(pd.read_csv(folder / "predictions.csv"))
+    pd.testing.assert_frame_equal(found, pd.read_csv(folder / "uncertainty.csv"))
+    sure = found[found["by"] == "uncertainty"]
+    assert len(sure) == 4
+    assert (sure[["gain_low", "over_boundary_low"]] > 0).all(axis=None)
