@@ -23,6 +23,7 @@ from saltseg.errors import SaltsegError
 from saltseg.hardware import detect
 from saltseg.module import SaltNet
 from saltseg.run import Run, read_checkpoint
+from saltseg.uncertainty import MEMBERS
 
 TTA = Literal["none", "hflip"]
 Mean = Literal["probability", "logit"]
@@ -32,8 +33,6 @@ VIEWS: dict[str, list[tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tenso
     "none": [(lambda x: x, lambda p: p)],
     "hflip": [(lambda x: x, lambda p: p), (lambda x: x.flip(-1), lambda p: p.flip(-1))],
 }
-#: From how many networks on their disagreement means something.
-MEMBERS = 3
 
 
 @dataclass(frozen=True)

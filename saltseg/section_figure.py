@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from saltseg.data.sampling import resample
-from saltseg.figures import _save
+from saltseg.style import save
 
 Float = NDArray[np.float32]
 
@@ -87,4 +87,4 @@ def draw_section(
     bar.ax.axhline(threshold, color=_INK, lw=1.1)
     bar.set_label(f"probability of salt, line at {threshold:g}", fontsize=9, color=_INK)
     bar.ax.tick_params(colors=_MUTED, labelsize=8)
-    _save(figure, path)
+    save(figure, path)
