@@ -179,9 +179,9 @@ def _finish(
         points.write(path.with_name(f"{path.stem}_points.csv"), body, survey.domain)
     samples = max(row["live"], 1)
     return {
-        "salt": row["salt"] / samples,
-        "probability": row["probability"] / samples,
-        "live": row["live"] / (survey.samples * survey.traces),
+        "salt": float(row["salt"] / samples),
+        "probability": float(row["probability"] / samples),
+        "live": float(row["live"] / (survey.samples * survey.traces)),
         "bodies": int(body.max()),
         "holes": int(row["holes"]),
         "holes_left": int(row["holes_left"]),

@@ -237,7 +237,7 @@ for inlines in (15, 60):
     rows = noise((1, 100, 1000))
     write(folder / f"{{inlines}}.sgy", np.broadcast_to(rows, (inlines, 100, 1000)), Recipe(format=5))
     options = SurveyOptions(resample="none", direction="both", mask=True, points=True)
-    predict_survey(folder / f"{{inlines}}.sgy", folder / f"{{inlines}}_out.sgy", brightness, 0.8, TILE, GRAIN, options)
+    predict_survey(folder / f"{{inlines}}.sgy", folder / f"{{inlines}}_out.sgy", brightness, 0.97, TILE, GRAIN, options)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 
