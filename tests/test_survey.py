@@ -186,6 +186,17 @@ def test_smoothing_runs_across_slices(tmp_path: Path) -> None:
 # --- interruption ---------------------------------------------------------------------------------------------------
 
 
+def test_what_never_began_is_in_nobodys_way(tmp_path: Path) -> None:
+    write(tmp_path / "in.sgy", noise())
+    for _ in range(2):
+        with pytest.raises(SaltsegError, match="resample=auto"):
+            predict_survey(
+                tmp_path / "in.sgy", tmp_path / "out.sgy", brightness, 0.5, TILE, None, SurveyOptions()
+            )  # fmt: skip
+    predict(tmp_path, brightness, SurveyOptions(resample="none"))
+    assert not list(tmp_path.glob(".*"))
+
+
 def stops_after(sections: int) -> Callable[[Sequence[np.ndarray]], Maps]:
     left = iter(range(sections))
 
