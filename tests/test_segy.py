@@ -186,6 +186,15 @@ def test_what_is_no_cube(tmp_path: Path) -> None:
             assert survey.is_cube is is_cube
 
 
+def test_a_cube_without_its_numbers_is_told(tmp_path: Path, monkeypatch: Any, caplog: Any) -> None:
+    path = make(tmp_path / "x.sgy", line=True)
+    for long, told in ((35, False), (34, True)):
+        monkeypatch.setattr("saltseg.data.segy_headers.LONG", long)
+        with Segy.open(path) as survey:
+            assert not survey.is_cube
+        assert ("one 2-D line of 35 traces" in caplog.text) == told
+
+
 def test_padding_between_traces_is_no_line(tmp_path: Path) -> None:
     path = make(tmp_path / "x.sgy", format=5)
     for byte, kind, value in ((189, "i", 0), (193, "i", 0), (29, "h", 2)):
