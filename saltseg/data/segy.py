@@ -25,10 +25,8 @@ log = logging.getLogger(__name__)
 Direction = Literal["inline", "crossline"]
 Domain = Literal["time", "depth"]
 
-_ENDIAN = {">": "big", "<": "little"}
-_KEY = hashlib.sha256().digest_size
-
 STANDARD = Keys()
+_KEY = hashlib.sha256().digest_size
 CHUNK = 256  # traces without a value that are written at once
 FALLBACK = 4000  # µs, the interval of a file that states none: segyio's own
 
@@ -100,7 +98,7 @@ class Segy:
             raise SaltsegError("SEG-Y needs segyio: pip install 'saltseg[segy]'.") from error
         layout = read_layout(Path(path))
         try:
-            file = segyio.open(str(path), ignore_geometry=True, endian=_ENDIAN[layout.order])
+            file = segyio.open(str(path), ignore_geometry=True, endian=layout.endian)
         except (OSError, RuntimeError, ValueError) as error:
             raise SaltsegError(f"{path}: segyio can't read it: {error}.") from error
         try:
@@ -220,8 +218,7 @@ class Copy:
             try:
                 if not self._goes_on():
                     self._begin()
-                order = _ENDIAN[self.layout.order]
-                self._file = segyio.open(str(self.part), "r+", ignore_geometry=True, endian=order)
+                self._file = segyio.open(str(self.part), "r+", ignore_geometry=True, endian=self.layout.endian)
             except BaseException:
                 self._remove()
                 raise
