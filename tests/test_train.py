@@ -55,7 +55,8 @@ def test_the_metrics_are_flat_and_complete(run):
     metrics = run.metrics()
     known = {f"{part}/{key}" for part, key in itertools.product(("val", "test"), CONFIDENCE)}
     scores = {f"{part}/{score}" for part, score in itertools.product(parts, SCORES)}
-    assert metrics.keys() == scores | known | {*ABOUT}
+    grain = {f"grain/{axis}_{q}" for axis, q in itertools.product(("vertical", "horizontal"), ("05", "50", "95"))}
+    assert metrics.keys() == scores | known | grain | {*ABOUT}
     assert metrics["status"] == "finished"
     assert metrics["dataset"] == "synthetic"
     assert metrics["encoder_init"] == "random"
