@@ -53,8 +53,8 @@ class Predictor:
     """Probabilities of salt from one network or several, for images of any size.
 
     An image that is larger than those of the training is cut into overlapping tiles of that size, whose predictions are
-    blended with a Hann window, which is 0 at their borders. It is mirrored beyond its edges as far as a training image is, so that one of the
-    training's size is a single tile and gives what it gives by itself.
+    blended with a Hann window, which is 0 at their borders. It is mirrored beyond its edges as far as a training image
+    is, so that one of the training's size is a single tile and gives what it gives by itself.
 
     Args:
         nets: each B×1×H×W in 0…255 to B×1×H×W logits.

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
@@ -15,10 +15,10 @@ Float = NDArray[np.float32]
 
 #: Troughs red, peaks blue, both pale, so that what lies over them is seen.
 AMPLITUDE = LinearSegmentedColormap.from_list("amplitude", ["#8E2B22", "#E3A79B", "#F7F6F4", "#9DB6D6", "#1F4479"])
-#: From nothing to opaque; dark on both ends of the one below is left to the contour.
-SALT = LinearSegmentedColormap.from_list(
-    "salt", [(0.99, 0.86, 0.2, 0.0), (0.96, 0.62, 0.0, 0.55), (0.8, 0.4, 0.0, 0.75)]
-)
+#: Yellow is neither of them; from nothing to half opaque, for reflections inside salt are to be judged, too.
+SALT = LinearSegmentedColormap.from_list("salt", [(1.0, 0.9, 0.35, 0.0), (1.0, 0.78, 0.0, 0.55)])
+#: Where there is no probability.
+NONE = ListedColormap(["#FFFFFF00", "#DCDCDC"])
 _INK, _MUTED = "#222222", "#6B6B6B"
 _MOST = 1600  # samples or traces of a picture
 
@@ -40,7 +40,7 @@ def draw_section(
 
     Args:
         amplitude: samples × traces.
-        probability: of the same shape, in [0, 1]; NaN where there is none, which is hatched.
+        probability: of the same shape, in [0, 1]; NaN where there is none, which is grey.
         labels: numbers of the traces.
         path: the PNG to write.
         along: what the section is, the title.
@@ -70,8 +70,7 @@ def draw_section(
     y = np.linspace(start, end, shape[0]) if shape[0] > 1 else np.full(1, start)
     if min(shape) > 1 and salt.min() < threshold < salt.max():
         axes.contour(x, y, salt, levels=[threshold], colors=[_INK], linewidths=1.1)
-    if missing.any() and min(shape) > 1:
-        axes.contourf(x, y, missing, levels=[0.5, 1.5], colors=["#EDEDED"], hatches=["////"])
+    axes.imshow(missing, cmap=NONE, vmin=0, vmax=1, extent=extent, aspect="auto", interpolation="nearest")
 
     def label(position: float, _: object = None) -> str:
         return str(labels[round(position)]) if 0 <= round(position) < traces else ""

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -30,6 +29,7 @@ _ENDIAN = {">": "big", "<": "little"}
 _KEY = hashlib.sha256().digest_size
 
 STANDARD = Keys()
+CHUNK = 256  # traces without a value that are written at once
 FALLBACK = 4000  # µs, the interval of a file that states none: segyio's own
 
 
@@ -214,14 +214,14 @@ class Copy:
 
         with _io("written", self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            if self.path.exists() and self.path.samefile(self.source.path):
-                raise SaltsegError(f"{self.path} is the file that is read: give another name to what is written.")
+            if self.path.is_dir() or (self.path.exists() and self.path.samefile(self.source.path)):
+                what = "a directory" if self.path.is_dir() else "the file that is read"
+                raise SaltsegError(f"{self.path} is {what}: give another name to what is written.")
             try:
                 if not self._goes_on():
                     self._begin()
-                self._file = segyio.open(
-                    str(self.part), "r+", ignore_geometry=True, endian=_ENDIAN[self.layout.order]
-                )  # fmt: skip
+                order = _ENDIAN[self.layout.order]
+                self._file = segyio.open(str(self.part), "r+", ignore_geometry=True, endian=order)
             except BaseException:
                 self._remove()
                 raise
@@ -237,29 +237,26 @@ class Copy:
             for k, row in zip(traces.tolist(), rows, strict=True):
                 self._file.trace[k] = row
             self._file.flush()
-            with self.part.open("rb") as file, self.account.open("r+b") as account:
+            with self.part.open("r+b") as file, self.account.open("r+b") as account:
                 os.fsync(file)  # what the account says holds after a power cut, too
                 for k in traces.tolist():
                     account.seek(_KEY + k)
                     account.write(b"\1")
         self.written[traces] = True
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         try:
             if kind is None:
-                empty = np.full((self.source.samples, 1), self.null, np.float32)
-                for k in np.flatnonzero(~self.written):
-                    self.write(np.array([k]), empty)
+                for rest in np.array_split(np.flatnonzero(~self.written), 1 + (~self.written).sum() // CHUNK):
+                    self.write(rest, np.full((self.source.samples, len(rest)), np.nan, np.float32))
+                with _io("written", self.path):
+                    self._file.close()
+                    self.part.replace(self.path)
+                    self.account.unlink()
         finally:
-            self._file.close()
-            if kind is not None and self.resume is None:
+            self._file.close()  # a second time does nothing
+            if self.resume is None:
                 self._remove()
-        if kind is None:
-            with _io("written", self.path):
-                self.part.replace(self.path)
-                self.account.unlink()
 
     def _key(self) -> bytes:
         """Tells this copy from all others."""
