@@ -77,8 +77,8 @@ def retention(table: pd.DataFrame) -> pd.DataFrame:
     found = []
     for (part, kind), rows in subsets(table).items():
         iou = rows["iou"].to_numpy(float)
-        groups = rows["group"].fillna("")
-        names = [f"group {g}" if g else f"image {i}" for g, i in zip(groups, rows["id"], strict=True)]
+        pairs = zip(rows["group"], rows["id"], strict=True)
+        names = [f"group {g}" if isinstance(g, str) and g else f"image {i}" for g, i in pairs]
         weights = np.concatenate([np.ones((1, len(rows)), np.int64), *Images(names, _DRAWS).weights()])
         whole = kept_means(iou, iou, [1.0], weights)
         kept = {name: kept_means(iou, by, [KEPT], weights) for name, by in rankings(rows).items()}
