@@ -106,6 +106,19 @@ class EvaluateConfig:
 
 
 @dataclass
+class ExportConfig:
+    """The root of ``export``."""
+
+    run: Any = MISSING
+    output: str | None = None
+    overwrite: bool = False
+    tta: Tta | None = None
+    weights: Weights | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+    trust: list[str] = field(default_factory=list)
+
+
+@dataclass
 class CompareConfig:
     """The root of ``compare``."""
 
@@ -212,6 +225,7 @@ def register() -> None:
         "train": TrainConfig,
         "search": SearchConfig,
         "evaluate": EvaluateConfig,
+        "export": ExportConfig,
         "compare": CompareConfig,
         "dataset": DatasetConfig,
         "dashboard": DashboardConfig,
