@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.special import entr
 
+from saltseg.backends import Backend, on_backend
 from saltseg.components import instantiate
 from saltseg.data.datamodule import SaltDataModule, batches_by_shape
 from saltseg.data.images import Array8
@@ -183,19 +184,21 @@ def assemble(
     image_size: tuple[int, int],
     batch_size: int,
     trust: Sequence[str] = (),
+    backend: Backend = "torch",
     **options: Any,
 ) -> Predictor:
     """The networks of finished runs, as this machine computes them best; ``options`` go to :class:`Predictor`.
 
     Raises:
-        SaltsegError: if a checkpoint is missing, or the runs bring images to a multiple of 32 in different ways.
+        SaltsegError: if a checkpoint is missing, the runs bring images to a multiple of 32 in different ways, or the
+            backend can't be had.
     """
     fits = {str(run.path): run.config().data.fit for run in runs}
     if len(set(fits.values())) > 1:
         raise SaltsegError(f"run: these can't be averaged, for their data.fit differs: {fits}.")
     hardware = detect()
     return Predictor(
-        [load_net(run, weights, trust) for run in runs],
+        [on_backend(load_net(run, weights, trust), backend) for run in runs],
         fit=next(iter(fits.values())),
         tta=tta,
         batch_size=batch_size,

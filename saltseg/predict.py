@@ -113,6 +113,7 @@ def make_predictor(config: DictConfig, runs: Sequence[Run]) -> Predictor:
         image_size=image_size(runs),
         batch_size=config.batch_size,
         trust=config.trust,
+        backend=config.backend,
         mean=config.mean,
         overlap=config.overlap,
     )

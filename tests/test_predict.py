@@ -107,6 +107,16 @@ def test_uncertainty_of_pixels_and_of_the_image(run, images, tmp_path):
     assert other.loc["a", "uncertainty"] == pytest.approx(uncertainty(probability, 0.45, 3), abs=1e-4)
 
 
+@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+def test_another_backend_gives_the_same(run, images, tmp_path, backend):
+    pytest.importorskip({"onnx": "onnxruntime"}.get(backend, backend))
+    torch, other = (predicted(run, images, tmp_path / b, f"backend={b}", "format=npy") for b in ("torch", backend))
+    for name in SIZES:
+        first, second = (np.load(tmp_path / b / "npy" / f"{name}.npy") for b in ("torch", backend))
+        assert np.abs(first - second).max() < 0.02  # bfloat16, where the processor has it
+    assert np.abs(torch["salt"] - other["salt"]).max() < 0.01
+
+
 def test_without_a_place_named_it_goes_where_runs_go(run, images, tmp_path):
     directory = tmp_path / "predicted"
     call(predict.main, f"run={run.path}", f"input={images / 'a.png'}", f"hydra.run.dir={directory}")
@@ -354,6 +364,7 @@ MISTAKES = {
     "a format that isn't": (("format=png",), "format"),
     "too few to disagree": (("format=disagreement",), "1 networks, expected 3"),
     "segy of images": (("format=segy",), "format"),
+    "a backend that isn't": (("backend=tensorrt",), "backend"),
     "a threshold beyond": (("threshold=1.5",), "expected a number between 0 and 1"),
     "an overlap beyond": (("overlap=1",), "overlap=1"),
     "no run": (("run={tmp}",), "is not a run"),
