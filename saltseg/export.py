@@ -83,7 +83,7 @@ class Whole(nn.Module):
             batch = (batch + 2**15).div(2**16, rounding_mode="floor")
         batch = batch.float()
         views = [back(net(forth(batch)).sigmoid()) for net in self.nets for forth, back in VIEWS[self.tta]]
-        return unfit(torch.stack(views).mean(0), tuple(image.shape[-2:]), self.fit)
+        return unfit(torch.stack(views).mean(0), (image.shape[-2], image.shape[-1]), self.fit)
 
 
 def mirrored(images: Tensor, axis: int) -> Tensor:
@@ -203,6 +203,7 @@ def described(model: bytes, facts: Mapping[str, Any]) -> bytes:
     import onnx
 
     proto = onnx.load_from_string(model)
+    proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 1  # which the exporter can't tell after a resize
     proto.producer_name, proto.producer_version = "saltseg", __version__
     proto.doc_string = f"Probability of salt in seismic images. {facts['input']}. {facts['output']}."
     texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()}
@@ -237,7 +238,8 @@ def write_bytes(file: Path, content: bytes) -> None:
     except OSError as error:
         raise SaltsegError(f"output: {file} can't be written ({error.strerror}).") from error
     finally:
-        partial.unlink(missing_ok=True)
+        if partial.exists():
+            partial.unlink()
 
 
 def _listed(fits: Mapping[Fit, Path]) -> str:
