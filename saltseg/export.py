@@ -56,7 +56,8 @@ def export(config: DictConfig) -> None:
             f"The exported network doesn't agree with PyTorch on {what}: probabilities are up to {apart:.2g} apart, "
             f"{TOLERANCE:g} is allowed. Nothing is written."
         )
-    checked = f"at most {apart:.1e} from PyTorch on {what}, sizes from 5 to 200 pixels, batches of 1, 3 and 8"
+    pieces, counts = ", ".join(f"{h}×{w}" for h, w in PIECES), ", ".join(map(str, BATCHES))
+    checked = f"at most {apart:.1e} from PyTorch on {what} and pieces of {pieces}, in batches of {counts}"
     whole = described(model, {**about(runs, weights, tta, fit), "checked": checked, "checked_max_difference": apart})
     write_bytes(file, whole)
     console.print(f"model: [bold]{escape(str(file))}[/bold], {len(whole) / 1e6:.1f} MB, {checked}")
