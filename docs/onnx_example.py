@@ -1,4 +1,4 @@
-"""Salt in an image by an exported network: python onnx_example.py model.onnx image.npy probability.npy"""
+"""Salt in an image: python onnx_example.py model.onnx image.npy probability.npy."""
 
 import sys
 

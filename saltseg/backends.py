@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.onnx.symbolic_helper import parse_args
+from torch.onnx.utils import register_custom_op_symbolic, unregister_custom_op_symbolic
 
 from saltseg.data.prepare import MULTIPLE
 from saltseg.errors import SaltsegError, check_choice, needed
@@ -77,7 +78,7 @@ def onnxruntime_of(model: bytes) -> Callable[[NDArray[Any]], Array]:
     options.intra_op_num_threads = cores()
     options.log_severity_level = 3  # errors; its warnings are about what it optimises
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(None, {"image": images})[0]  # type: ignore[no-any-return]
+    return lambda images: session.run(None, {"image": images})[0]
 
 
 def openvino_of(model: bytes, precision: str = "f32") -> Callable[[NDArray[Any]], Array]:
@@ -87,7 +88,7 @@ def openvino_of(model: bytes, precision: str = "f32") -> Callable[[NDArray[Any]]
     core = openvino.Core()
     settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": cores()}
     compiled = core.compile_model(core.read_model(model), "CPU", settings)
-    return lambda images: compiled(images)[0]  # type: ignore[no-any-return]
+    return lambda images: compiled(images)[0]
 
 
 def _has_bf16() -> bool:
@@ -168,7 +169,7 @@ def _quiet() -> Iterator[None]:
 def _median() -> Iterator[None]:
     """Teach the exporter ``Tensor.median(dim)``: of an even number of values the lower of the two in the middle."""
 
-    @parse_args("v", "i", "b")  # type: ignore[untyped-decorator]
+    @parse_args("v", "i", "b")
     def median(g: Any, values: Any, dim: int, keepdim: bool) -> Any:
         def integer(value: int) -> Any:
             return g.op("Constant", value_t=torch.tensor([value]))
@@ -179,8 +180,8 @@ def _median() -> Iterator[None]:
         found = [g.op("Gather", part, integer(-1), axis_i=dim) for part in (smallest, where)]
         return found if keepdim else [g.op("Squeeze", part, integer(dim)) for part in found]
 
-    torch.onnx.register_custom_op_symbolic("aten::median", median, OPSET)
+    register_custom_op_symbolic("aten::median", median, OPSET)
     try:
         yield
     finally:
-        torch.onnx.unregister_custom_op_symbolic("aten::median", OPSET)
+        unregister_custom_op_symbolic("aten::median", OPSET)

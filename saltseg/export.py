@@ -56,7 +56,8 @@ def export(config: DictConfig) -> None:
             f"The exported network doesn't agree with PyTorch on {what}: probabilities are up to {apart:.2g} apart, "
             f"{TOLERANCE:g} is allowed. Nothing is written."
         )
-    checked = f"at most {apart:.1e} from PyTorch on {what}, sizes from 5 to 200 pixels, batches of 1, 3 and 8"
+    pieces, counts = ", ".join(f"{h}×{w}" for h, w in PIECES), ", ".join(map(str, BATCHES))
+    checked = f"at most {apart:.1e} from PyTorch on {what} and pieces of {pieces}, in batches of {counts}"
     whole = described(model, {**about(runs, weights, tta, fit), "checked": checked, "checked_max_difference": apart})
     write_bytes(file, whole)
     console.print(f"model: [bold]{escape(str(file))}[/bold], {len(whole) / 1e6:.1f} MB, {checked}")
@@ -83,7 +84,7 @@ class Whole(nn.Module):
             batch = (batch + 2**15).div(2**16, rounding_mode="floor")
         batch = batch.float()
         views = [back(net(forth(batch)).sigmoid()) for net in self.nets for forth, back in VIEWS[self.tta]]
-        return unfit(torch.stack(views).mean(0), tuple(image.shape[-2:]), self.fit)
+        return unfit(torch.stack(views).mean(0), (image.shape[-2], image.shape[-1]), self.fit)
 
 
 def mirrored(images: Tensor, axis: int) -> Tensor:
@@ -203,6 +204,7 @@ def described(model: bytes, facts: Mapping[str, Any]) -> bytes:
     import onnx
 
     proto = onnx.load_from_string(model)
+    proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 1  # which the exporter can't tell after a resize
     proto.producer_name, proto.producer_version = "saltseg", __version__
     proto.doc_string = f"Probability of salt in seismic images. {facts['input']}. {facts['output']}."
     texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()}
@@ -237,7 +239,8 @@ def write_bytes(file: Path, content: bytes) -> None:
     except OSError as error:
         raise SaltsegError(f"output: {file} can't be written ({error.strerror}).") from error
     finally:
-        partial.unlink(missing_ok=True)
+        if partial.exists():
+            partial.unlink()
 
 
 def _listed(fits: Mapping[Fit, Path]) -> str:

@@ -43,7 +43,8 @@ def test_the_file_does_what_the_predictor_does(fit: Fit, normalize: Any, tta: TT
     # 243 and 606: there OpenCV's weights are halfway between two 256ths.
     images = make_images([(101, 101), (60, 40), (33, 200), (128, 96), (1, 1), (2, 3), (31, 300), (243, 606)]).images
     assert np.ptp(predictor(images)[0]) > 0.1
-    assert difference(exported(nets, fit, tta), predictor, images) < 1e-5
+    # Back from 608 to 606 columns, ONNX Runtime finds its place in float32.
+    assert difference(exported(nets, fit, tta), predictor, images) < (1e-5 if fit == "pad" else 5e-5)
 
 
 def test_the_check_sees_all_batches_and_sizes() -> None:
@@ -166,10 +167,11 @@ def test_what_is_asked_for_stands_in_the_file_instead(run: Run, altered: Callabl
 def test_without_its_data_a_run_is_checked_on_synthetic_images(
     altered: Callable[..., Run], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    moved = altered("moved", data={"_target_": "saltseg.data.tgs.TGS", "root": str(tmp_path / "nowhere")})
-    config = moved.config()
-    config.data.update({"fit": "resize", "normalize": "imagenet"})
-    moved.write_config(OmegaConf.to_container(config))  # type: ignore[arg-type]
+    moved = altered("moved", data__fit="resize", data__root=str(tmp_path / "nowhere"))
+    config = OmegaConf.to_container(moved.config())
+    config["data"]["_target_"] = "saltseg.data.tgs.TGS"  # type: ignore[call-overload,index]
+    del config["data"]["data_seed"]  # type: ignore[call-overload,union-attr]
+    moved.write_config(config)  # type: ignore[arg-type]
     capfd.readouterr()
     file = made(tmp_path / "job", f"run={moved.path}")
     said = capfd.readouterr().out
