@@ -30,6 +30,7 @@ COLUMNS = {
 }
 ABOUT = ("threshold", "threshold_best", "weights", "tta", "encoder_init", "dataset", "trained_by")
 ABOUT += ("train_seconds", "images_per_second", "image_size", "status")
+ABOUT += tuple(f"grain/{axis}_{share}" for axis in ("vertical", "horizontal") for share in ("05", "50", "95"))
 
 
 @pytest.fixture(scope="module")
