@@ -95,6 +95,6 @@ def _balanced(amplitude: Float, live: NDArray[np.bool_]) -> Float:
     """Amplitudes over their root mean square nearby, among what is live."""
     power, share = (uniform_filter(v.astype(np.float64), _NEAR) for v in (np.where(live, amplitude, 0.0) ** 2, live))
     rms = np.sqrt(np.maximum(power, 0) / np.maximum(share, 1e-6))
-    return np.divide(
-        amplitude, rms, out=np.zeros(amplitude.shape, np.float32), where=live & (rms > 0), casting="same_kind"
-    )
+    out = np.zeros(amplitude.shape, np.float32)
+    np.divide(amplitude, rms, out=out, where=live & (rms > 0), casting="same_kind")
+    return out
