@@ -47,6 +47,7 @@ def main() -> None:
     grain = Grain.measure([images.images[k] for k in at["train"]])
     print({name: round(value, 3) for name, value in grain.flat().items()})
     held = np.random.default_rng(0).permutation([*at["val"], *at["test"]])
+    held = held[: len(held) // ROWS * ROWS]
     tiles, masks = [images.images[k] for k in held], [images.masks[k] == 1 for k in held]
     predictor = assemble([run], weights="last", tta="none", image_size=TILE, batch_size=32)
     if given.part == "amplitude":
