@@ -123,7 +123,20 @@ class PredictConfig:
     batch_size: int | None = None
     temperature: float | None = None
     calibrate: bool = False
-    segy: dict[str, Any] = field(default_factory=dict)
+    segy: Any = MISSING
+    trust: list[str] = field(default_factory=list)
+
+
+@dataclass
+class ExportConfig:
+    """The root of ``export``."""
+
+    run: Any = MISSING
+    output: str | None = None
+    overwrite: bool = False
+    tta: Tta | None = None
+    weights: Weights | None = None
+    data: dict[str, Any] = field(default_factory=dict)
     trust: list[str] = field(default_factory=list)
 
 
@@ -235,6 +248,7 @@ def register() -> None:
         "search": SearchConfig,
         "evaluate": EvaluateConfig,
         "predict": PredictConfig,
+        "export": ExportConfig,
         "compare": CompareConfig,
         "dataset": DatasetConfig,
         "dashboard": DashboardConfig,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
 from saltseg.data.sampling import resample
-from saltseg.figures import _save
+from saltseg.style import save
 
 Float = NDArray[np.float32]
 
@@ -88,7 +88,7 @@ def draw_section(
     bar.ax.axhline(threshold, color=_INK, lw=1.1)
     bar.set_label(f"probability of salt, line at {threshold:g}", fontsize=9, color=_INK)
     bar.ax.tick_params(colors=_MUTED, labelsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _balanced(amplitude: Float, live: NDArray[np.bool_]) -> Float:
