@@ -7,6 +7,7 @@ from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter
 
 from saltseg.data.sampling import resample
 from saltseg.style import save
@@ -21,6 +22,7 @@ SALT = LinearSegmentedColormap.from_list("salt", [(1.0, 0.9, 0.35, 0.0), (1.0, 0
 NONE = ListedColormap(["#FFFFFF00", "#DCDCDC"])
 _INK, _MUTED = "#222222", "#6B6B6B"
 _MOST = 1600  # samples or traces of a picture
+_NEAR = 151  # samples and traces
 
 
 def draw_section(
@@ -37,6 +39,8 @@ def draw_section(
     threshold: float,
 ) -> None:
     """Draw amplitudes from red to blue, over them the probability of salt, and a line where it is the threshold.
+
+    The amplitudes are balanced for the eye, so that the deep and dark is seen, too.
 
     Args:
         amplitude: samples × traces.
@@ -62,9 +66,7 @@ def draw_section(
     width = float(np.clip(traces / samples * 5.2, 4.5, 12)) + 1.9
     figure = Figure(figsize=(width, 6.0), layout="constrained")
     axes = figure.add_subplot()
-    used = np.abs(measured[~missing]) if (~missing).any() else np.abs(measured)
-    clip = max(float(np.percentile(used, 98)), 1e-12)
-    axes.imshow(measured, cmap=AMPLITUDE, vmin=-clip, vmax=clip, extent=extent, aspect="auto")
+    axes.imshow(_balanced(measured, ~missing), cmap=AMPLITUDE, vmin=-2, vmax=2, extent=extent, aspect="auto")
     image = axes.imshow(salt, cmap=SALT, vmin=0, vmax=1, extent=extent, aspect="auto", interpolation="nearest")
     x = np.linspace(0, traces - 1, shape[1]) if shape[1] > 1 else np.zeros(1)
     y = np.linspace(start, end, shape[0]) if shape[0] > 1 else np.full(1, start)
@@ -87,3 +89,12 @@ def draw_section(
     bar.set_label(f"probability of salt, line at {threshold:g}", fontsize=9, color=_INK)
     bar.ax.tick_params(colors=_MUTED, labelsize=8)
     save(figure, path)
+
+
+def _balanced(amplitude: Float, live: NDArray[np.bool_]) -> Float:
+    """Amplitudes over their root mean square nearby, among what is live."""
+    power, share = (uniform_filter(v.astype(np.float64), _NEAR) for v in (np.where(live, amplitude, 0.0) ** 2, live))
+    rms = np.sqrt(np.maximum(power, 0) / np.maximum(share, 1e-6))
+    out = np.zeros(amplitude.shape, np.float32)
+    np.divide(amplitude, rms, out=out, where=live & (rms > 0), casting="same_kind")
+    return out

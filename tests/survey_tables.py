@@ -1,10 +1,14 @@
-"""How much it matters by what a survey's amplitudes are stretched: the table in docs/survey.md.
+"""What a survey's amplitudes and sampling do to a network of TGS: the tables in docs/survey.md.
 
-``python tests/amplitude_table.py RUN TGS`` with the directory of a run that was trained on TGS and the folder of its
-data. Two surveys: the run's held-out tiles side by side, whose amplitudes are stretched as one section and predicted
-tile by tile (tiles that don't continue each other mustn't be seen together); and four synthetic lines that go through
-SEG-Y and back. Both get what a recording adds and each tile's own stretch had taken away: a gain that grows across, and
-a decay with depth.
+``python tests/survey_tables.py RUN TGS`` with the directory of a run that was trained on TGS and the folder of its
+data; ``--part`` says which table.
+
+- ``amplitude``: two surveys, the run's held-out tiles side by side, whose amplitudes are stretched as one section and
+  predicted tile by tile (tiles that don't continue each other mustn't be seen together), and four synthetic lines that
+  go through SEG-Y and back. Both get what a recording adds and each tile's own stretch had taken away: a gain that
+  grows across, and a decay with depth.
+- ``tiles``: held-out tiles sampled finer and coarser, predicted, and the result brought back.
+- ``sampling``: synthetic lines sampled finer and coarser, with and without ``segy.resample=auto``.
 """
 
 import argparse
@@ -15,7 +19,7 @@ import numpy as np
 from survey_maker import Recipe, model, write
 
 from saltseg.data.amplitude import PERCENTILES, stretch, stretch_between
-from saltseg.data.sampling import Grain
+from saltseg.data.sampling import Grain, resample, resampled_shape
 from saltseg.data.segy import Segy
 from saltseg.data.tgs import read_tgs
 from saltseg.inference import Predictor, assemble
@@ -25,6 +29,8 @@ from saltseg.survey import predict_survey
 
 TILE = (101, 101)
 ROWS = 10
+#: New samples, or traces, for each old one.
+FACTORS = (0.4, 0.5, 0.7, 1.4, 2.0)
 #: How many times weaker the deepest sample is than the first, and stronger the last trace.
 RECORDS = ((1, 1), (10, 1), (1, 10), (10, 10), (100, 10))
 
@@ -33,19 +39,27 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("run", type=Path)
     parser.add_argument("tgs", type=Path)
-    parser.add_argument("--every", type=int, default=1, help="take every so manieth held-out tile")
+    parser.add_argument("--part", choices=("amplitude", "tiles", "sampling"), default="amplitude")
     given = parser.parse_args()
     run = Run.finished(given.run)
     images, part = read_tgs(given.tgs), run.split().set_index("id")["split"]
     at = {name: [k for k, i in enumerate(images.ids) if part.get(i) == name] for name in ("train", "val", "test")}
     grain = Grain.measure([images.images[k] for k in at["train"]])
     print({name: round(value, 3) for name, value in grain.flat().items()})
-    held = np.random.default_rng(0).permutation([*at["val"], *at["test"]])[:: given.every]
+    held = np.random.default_rng(0).permutation([*at["val"], *at["test"]])
     held = held[: len(held) // ROWS * ROWS]
+    tiles, masks = [images.images[k] for k in held], [images.masks[k] == 1 for k in held]
     predictor = assemble([run], weights="last", tta="none", image_size=TILE, batch_size=32)
+    if given.part == "amplitude":
+        amplitude_of_tiles(predictor, tiles, masks)
+        amplitude_of_lines(predictor, grain)
+    elif given.part == "tiles":
+        sampling_of_tiles(predictor, tiles, masks)
+    else:
+        sampling_of_lines(predictor, grain)
 
-    tiles = [images.images[k] for k in held]
-    masks = [images.masks[k] == 1 for k in held]
+
+def amplitude_of_tiles(predictor: Predictor, tiles: list[np.ndarray], masks: list[np.ndarray]) -> None:
     show("TGS as it is", predictor(tiles), masks)
     grey = mosaic([tile.astype(np.float32) for tile in tiles])
     amplitude = (grey - np.median(grey)) / grey.std()
@@ -59,14 +73,42 @@ def main() -> None:
         }.items():
             show(f"TGS, decay {decay}, gain {gain}, {how}", predictor(cut(line)), masks)
 
-    lines = [model(1, 606, 404, seed=seed) for seed in range(4)]
-    masks = [tile for _, salt in lines for tile in cut(salt[0].T == 1)]
-    one_by_one = [grey_of(tile) for line, _ in lines for tile in cut(line[0].T)]
-    show("synthetic as it is, tile by tile", predictor(one_by_one), masks)
+
+def amplitude_of_lines(predictor: Predictor, grain: Grain) -> None:
+    lines, masks = synthetic(4)
+    show("synthetic as it is, tile by tile", predictor([grey_of(t) for line in lines for t in cut(line)]), masks)
     for decay, gain in RECORDS:
         for how in ("window", "survey"):
-            found = [through(record(line[0].T, decay, gain), how, predictor, grain) for line, _ in lines]
+            options = SurveyOptions(amplitude=how, resample="none")
+            found = [through(record(line, decay, gain), options, predictor, grain) for line in lines]
             show(f"synthetic, decay {decay}, gain {gain}, {how}", [t for f in found for t in cut(f)], masks)
+
+
+def sampling_of_tiles(predictor: Predictor, tiles: list[np.ndarray], masks: list[np.ndarray]) -> None:
+    plain = Predictor(predictor.nets, batch_size=32, fabric=predictor.fabric, memory_format="channels_last")
+    for factors in ((1, 1), *((f, 1) for f in FACTORS), *((1, f) for f in FACTORS)):
+        shape = resampled_shape(TILE, factors)
+        maps = plain([grey_of(resample(tile, shape, "amplitude")) for tile in tiles])
+        back = [resample(probability, TILE, "probability") for probability in maps]
+        show(f"TGS, {factors[0]} samples and {factors[1]} traces for one", back, masks)
+
+
+def sampling_of_lines(predictor: Predictor, grain: Grain) -> None:
+    lines, masks = synthetic(6)
+    for factors in ((1, 1), *((f, 1) for f in FACTORS), *((1, f) for f in FACTORS)):
+        for how in ("none", "auto"):
+            maps = []
+            for line in lines:
+                sampled = resample(line, resampled_shape(line.shape, factors), "amplitude")
+                found = through(sampled, SurveyOptions(resample=how), predictor, grain)
+                maps += cut(resample(found, line.shape, "probability"))
+            show(f"synthetic, {factors[0]} samples and {factors[1]} traces for one, {how}", maps, masks)
+
+
+def synthetic(count: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Lines of 404 samples × 606 traces, and the masks of their tiles."""
+    made = [model(1, 606, 404, seed=seed) for seed in range(count)]
+    return [a[0].T for a, _ in made], [tile for _, salt in made for tile in cut(salt[0].T == 1)]
 
 
 def record(amplitude: np.ndarray, decay: float, gain: float) -> np.ndarray:
@@ -104,12 +146,11 @@ def show(what: str, maps: list[np.ndarray], truth: list[np.ndarray]) -> None:
     print(f"{what}: IoU, with salt, micro: {figures}; {len(iou)} tiles", flush=True)
 
 
-def through(section: np.ndarray, how: str, predictor: Predictor, grain: Grain) -> np.ndarray:
+def through(section: np.ndarray, options: SurveyOptions, predictor: Predictor, grain: Grain) -> np.ndarray:
     """Probabilities of a section, samples × traces, by way of SEG-Y."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
         write(path / "in.sgy", section.T[None], Recipe(line=True))
-        options = SurveyOptions(amplitude=how, resample="none")
         predict_survey(path / "in.sgy", path / "out.sgy", predictor, 0.5, TILE, grain, options)
         with Segy.open(path / "out.sgy") as result:
             return result.section("inline", 0).amplitude
