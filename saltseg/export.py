@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from numpy.typing import NDArray
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 from rich.markup import escape
 from torch import Tensor, nn
 from torch.onnx.operators import shape_as_tensor
@@ -23,10 +23,11 @@ from saltseg.data.images import Array8
 from saltseg.data.prepare import MULTIPLE, Fit, margins, unfit
 from saltseg.data.synthetic import make_synthetic
 from saltseg.errors import SaltsegError, needed
-from saltseg.inference import TTA, VIEWS, Predictor, load_net, rebuild_data
+from saltseg.inference import TTA, VIEWS, Predictor, load_net, one_fit, rebuild_data
 from saltseg.report import console
 from saltseg.run import Run
 from saltseg.scoring import HELD_OUT
+from saltseg.sweep import named_runs
 
 #: What an export is checked on beside whole images: pieces of these sizes, in batches of these numbers of images.
 PIECES = ((101, 101), (64, 96), (33, 200), (150, 131), (11, 5))
@@ -38,7 +39,7 @@ CHECKED, LARGEST = 32, 512
 
 def export(config: DictConfig) -> None:
     """Write ``run`` as ``output``, checked against PyTorch."""
-    runs = [Run.finished(path) for path in (config.run if isinstance(config.run, ListConfig) else [config.run])]
+    runs = named_runs(config.run)
     file = Path(config.output or Path(HydraConfig.get().runtime.output_dir) / "model.onnx")
     refuse_existing(file, config.overwrite)
     for package in ("onnx", "onnxruntime"):
@@ -120,18 +121,6 @@ def sizes(images: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     return native, (native + MULTIPLE - 1) // MULTIPLE * MULTIPLE
 
 
-def one_fit(runs: Sequence[Run]) -> Fit:
-    """How all members of an ensemble bring images to their size.
-
-    Raises:
-        SaltsegError: if they do it differently.
-    """
-    fits: dict[Fit, Path] = {run.config().data.fit: run.path for run in runs}
-    if len(fits) > 1:
-        raise SaltsegError(f"run: these don't prepare images alike ({_listed(fits)}). Export them one by one.")
-    return next(iter(fits))
-
-
 def held_out(run: Run, config: DictConfig) -> tuple[list[Array8], str]:
     """Images that the run has not learned, and what they are; synthetic ones where its data can't be had."""
     try:
@@ -195,8 +184,10 @@ def about(runs: Sequence[Run], weights: str, tta: str, fit: str) -> dict[str, An
         return {**facts, "scores": "none: an ensemble is scored by saltseg.evaluate"}
     if (weights, tta) != (metrics["weights"], metrics["tta"]):
         facts["scores"] = f"measured with weights={metrics['weights']} and tta={metrics['tta']}"
-    best = {"threshold_best": metrics["threshold_best"]} if "threshold_best" in metrics else {}
-    return {**facts, **best, **{key: value for key, value in metrics.items() if "/" in key and value is not None}}
+    known: dict[str, Any] = {
+        key: metrics[key] for key in ("threshold_best", "temperature", "image_size") if key in metrics
+    }
+    return {**facts, **known, **{key: value for key, value in metrics.items() if "/" in key and value is not None}}
 
 
 def described(model: bytes, facts: Mapping[str, Any]) -> bytes:
@@ -241,10 +232,6 @@ def write_bytes(file: Path, content: bytes) -> None:
     finally:
         if partial.exists():
             partial.unlink()
-
-
-def _listed(fits: Mapping[Fit, Path]) -> str:
-    return ", ".join(f"data.fit={fit} in {path}" for fit, path in fits.items())
 
 
 main = app("export")(export)
