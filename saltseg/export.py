@@ -1,7 +1,6 @@
 """``python -m saltseg.export``: a trained network as one ONNX file, image in, probability of salt out."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -25,7 +24,7 @@ from saltseg.data.synthetic import make_synthetic
 from saltseg.errors import SaltsegError, needed
 from saltseg.inference import TTA, VIEWS, Predictor, load_net, one_fit, rebuild_data
 from saltseg.report import console
-from saltseg.run import Run
+from saltseg.run import Run, write_whole, writing
 from saltseg.scoring import HELD_OUT
 from saltseg.sweep import named_runs
 
@@ -60,7 +59,9 @@ def export(config: DictConfig) -> None:
     pieces, counts = ", ".join(f"{h}×{w}" for h, w in PIECES), ", ".join(map(str, BATCHES))
     checked = f"at most {apart:.1e} from PyTorch on {what} and pieces of {pieces}, in batches of {counts}"
     whole = described(model, {**about(runs, weights, tta, fit), "checked": checked, "checked_max_difference": apart})
-    write_bytes(file, whole)
+    with writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, whole)
     console.print(f"model: [bold]{escape(str(file))}[/bold], {len(whole) / 1e6:.1f} MB, {checked}")
 
 
@@ -214,24 +215,6 @@ def refuse_existing(file: Path, overwrite: bool) -> None:
         raise SaltsegError(f"output: {file} is a directory. Name a file, as {file / 'model.onnx'}.")
     if file.exists() and not overwrite:
         raise SaltsegError(f"output: {file} exists and is kept. Name another file, or add overwrite=true.")
-
-
-def write_bytes(file: Path, content: bytes) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        SaltsegError: if it can't be written.
-    """
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        partial.replace(file)
-    except OSError as error:
-        raise SaltsegError(f"output: {file} can't be written ({error.strerror}).") from error
-    finally:
-        if partial.exists():
-            partial.unlink()
 
 
 main = app("export")(export)
