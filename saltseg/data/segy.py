@@ -1,0 +1,404 @@
+"""SEG-Y files, post-stack: a survey's sections read one at a time, and new files with all headers of an old one.
+
+Samples are read and written by segyio (the extra ``segy``). Headers are read as bytes, all words of a trace in one
+pass, for two reasons: a key may lie at any byte, and a copy must hold bytes that no reader knows a name for.
+"""
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saltseg.data import segy_layout as layouts
+from saltseg.data.segy_layout import TEXT, TRACE, Layout, read_layout
+from saltseg.errors import SaltsegError
+
+log = logging.getLogger(__name__)
+
+Direction = Literal["inline", "crossline"]
+Domain = Literal["time", "depth"]
+
+CHUNK = 4096  # trace headers in memory at once: 1 MB
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The first byte, counted from 1, of four words of the trace header, each of four bytes.
+
+    The defaults are those of SEG-Y revision 1.
+    """
+
+    inline: int = 189
+    crossline: int = 193
+    x: int = 181
+    y: int = 185
+
+
+@dataclass(frozen=True)
+class Section:
+    """A vertical slice of a survey.
+
+    Attributes:
+        amplitude: samples × traces, float32, as the file has them: NaN where it says NaN.
+        traces: n numbers of traces in the file, left to right, from 0.
+        across: n labels: crossline numbers along an inline and the other way round, rising; on a 2-D line the CDP
+            (bytes 21–24) where each trace has its own, else 1 … n.
+    """
+
+    amplitude: NDArray[np.float32]
+    traces: NDArray[np.int64]
+    across: NDArray[np.int32]
+
+
+class Segy:
+    """An open SEG-Y file, big or little endian, in any order of traces, with any of them missing.
+
+    It is a cube if its inline and crossline numbers span a grid, that is if there are at least as many traces as
+    inlines and crosslines together (a crooked line has fewer); else it is one 2-D line. In memory are 25 bytes per
+    trace and the section that is asked for.
+
+    Attributes:
+        path: of the file.
+        keys: where the trace headers hold line numbers and coordinates.
+        layout: what the file headers say.
+        samples: per trace.
+        traces: of the file.
+        interval: between samples, ms (time) or m (depth).
+        start: of the first sample, ms or m.
+        domain: ``time`` or ``depth``: what the caller says, for a file doesn't.
+        is_cube: False for a 2-D line: a single section of all traces in the order of the file.
+        inline: number of each trace.
+        crossline: number of each trace.
+        x: of each trace, the coordinate scalar (bytes 71–72) applied.
+        y: likewise.
+        dead: of each trace, whether its identification code (bytes 29–30) is 2.
+    """
+
+    def __init__(self, path: Path, keys: Keys, domain: Domain, layout: Layout, file: Any) -> None:
+        self.path, self.keys, self.domain, self.layout = path, keys, domain, layout
+        self.samples, self.traces = layout.samples, layout.traces
+        self._file = file
+        self._read_headers()
+        self.interval = self._interval()
+
+    @classmethod
+    def open(cls, path: Path, keys: Keys = Keys(), domain: Domain = "time") -> Self:
+        """The file at ``path``; its trace headers are read, no samples.
+
+        Raises:
+            SaltsegError: if it is no whole SEG-Y file, of a kind that segyio doesn't read, or pre-stack.
+        """
+        try:
+            import segyio
+        except ImportError as error:
+            raise SaltsegError("SEG-Y needs segyio: pip install 'saltseg[segy]'.") from error
+        for name, byte in vars(keys).items():
+            if not 1 <= byte <= TRACE - 3:
+                raise SaltsegError(f"{name} at byte {byte}: a trace header has words of 4 bytes at bytes 1 … 237.")
+        layout = read_layout(Path(path))
+        try:
+            file = segyio.open(str(path), ignore_geometry=True, endian=_ENDIAN[layout.order])
+        except (OSError, RuntimeError, ValueError) as error:
+            raise SaltsegError(f"{path}: segyio can't read it: {error}.") from error
+        try:
+            if (len(file.samples), file.tracecount) != (layout.samples, layout.traces):
+                raise SaltsegError(
+                    f"{path}: its headers are ambiguous: {layout.traces} traces of {layout.samples} samples, "
+                    f"or {file.tracecount} of {len(file.samples)} as segyio understands them."
+                )
+            return cls(Path(path), keys, domain, layout, file)
+        except BaseException:
+            file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def numbers(self, direction: Direction) -> list[int]:
+        """The numbers of the inlines or crosslines, rising; of a 2-D line ``[0]``."""
+        return self._lines[direction].tolist() if self.is_cube else [0]
+
+    def section(self, direction: Direction, number: int) -> Section:
+        """One line; of a 2-D line the whole, whose number is 0 in either direction.
+
+        Raises:
+            SaltsegError: if there is no such line or it can't be read.
+        """
+        if number not in self.numbers(direction):
+            lines = self.numbers(direction)
+            raise SaltsegError(f"{self.path} has no {direction} {number}: there are {lines[0]} … {lines[-1]}.")
+        if not self.is_cube:
+            traces = np.arange(self.traces)
+            return Section(self._samples(traces), traces, self._label)
+        along, across = (self.inline, self.crossline)[:: 1 if direction == "inline" else -1]
+        traces = np.flatnonzero((along == number) & self._placed)
+        traces = traces[np.argsort(across[traces], kind="stable")]
+        return Section(self._samples(traces), traces, across[traces])
+
+    def headers(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """All trace headers in pieces: the number of the first trace, and n×240 bytes."""
+        with _reading(self.path), self.path.open("rb", buffering=0) as file:
+            for first in range(0, self.traces, CHUNK):
+                piece = np.empty((min(CHUNK, self.traces - first), TRACE), np.uint8)
+                for k, header in enumerate(piece):
+                    file.seek(self.layout.offset(first + k))
+                    if file.readinto(header.data) != TRACE:
+                        raise SaltsegError(f"{self.path} ends within trace {first + k + 1}: it has become shorter.")
+                yield first, piece
+
+    def _samples(self, traces: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Samples × traces; read in the order of the file, in one go where that is evenly spaced."""
+        order = np.argsort(traces, kind="stable")
+        sorted_ = traces[order]
+        steps = np.diff(sorted_)
+        with _reading(self.path):
+            if len(sorted_) > 1 and (steps == steps[0]).all():
+                read = self._file.trace.raw[int(sorted_[0]) : int(sorted_[-1]) + 1 : int(steps[0])]
+            else:
+                read = np.stack([self._file.trace.raw[int(k)] for k in sorted_])
+        amplitude = np.empty((self.samples, len(traces)), np.float32)
+        amplitude[:, order] = read.T
+        return amplitude
+
+    def _read_headers(self) -> None:
+        self.inline, self.crossline = np.empty((2, self.traces), np.int32)
+        self.x, self.y = np.empty((2, self.traces))
+        self.dead = np.empty(self.traces, bool)
+        cdp, offset = np.empty((2, self.traces), np.int32)
+        delays: set[float] = set()
+        self._own_interval = 0
+        for first, piece in self.headers():
+            part = slice(first, first + len(piece))
+
+            def word(byte: int, kind: str = "i4", piece: NDArray[np.uint8] = piece) -> NDArray[Any]:
+                dtype = np.dtype(self.layout.order + kind)
+                return np.ascontiguousarray(piece[:, byte - 1 : byte - 1 + dtype.itemsize]).view(dtype)[:, 0]
+
+            self.inline[part], self.crossline[part] = word(self.keys.inline), word(self.keys.crossline)
+            scale = _factor(word(71, "i2"))
+            self.x[part], self.y[part] = word(self.keys.x) * scale, word(self.keys.y) * scale
+            self.dead[part] = word(29, "i2") == 2
+            cdp[part], offset[part] = word(21), word(37)
+            delays.update((word(109, "i2") * _factor(word(215, "i2"))).tolist())
+            if first == 0:
+                self.start = float(word(109, "i2")[0] * _factor(word(215, "i2"))[0])
+                self._own_interval = int(word(117, "u2")[0])
+        if len(delays) > 1:
+            log.warning(
+                "%s: its traces begin at different times (delays of %g … %g): they are shown side by side as if all "
+                "began at %g.", self.path, min(delays), max(delays), self.start,
+            )  # fmt: skip
+        self._find_lines(cdp, offset)
+
+    def _find_lines(self, cdp: NDArray[np.int32], offset: NDArray[np.int32]) -> None:
+        # Padding between the traces of a survey: dead, and at no place.
+        self._placed = ~(self.dead & (self.inline == 0) & (self.crossline == 0))
+        inline, crossline = self.inline[self._placed], self.crossline[self._placed]
+        self._lines = {"inline": np.unique(inline), "crossline": np.unique(crossline)}
+        places = len(inline) - _repeated(inline, crossline)
+        lines = [len(numbers) for numbers in self._lines.values()]
+        self.is_cube = min(lines) > 1 and places >= sum(lines)
+        self._label = np.arange(1, self.traces + 1, dtype=np.int32)
+        if self.is_cube:
+            again, what = len(inline) - places, "the inline and crossline numbers"
+        else:
+            again, what = _repeated(cdp), "the CDP number (bytes 21–24), but another offset (bytes 37–40),"
+            if np.ptp(cdp) and again == 0:
+                self._label = cdp
+            if not np.ptp(cdp) or again == _repeated(cdp, offset):
+                again = 0
+        if again:
+            raise SaltsegError(
+                f"{self.path}: {again} of {self.traces} traces have {what} of another one. This looks like pre-stack "
+                "data; what is expected is post-stack data, one trace at each place: stack it first. Or, if the line "
+                f"numbers lie elsewhere than at bytes {self.keys.inline} and {self.keys.crossline}, say where."
+            )
+
+    def _interval(self) -> float:
+        """The binary header's; the first trace's where that is 0."""
+        stated = int(self.layout.word(3217, "H")) or self._own_interval
+        if stated == 0:
+            stated = 4000
+            log.warning("%s states no sample interval (bytes 3217–3218 and 117–118): 4 is taken for it.", self.path)
+        return stated / 1000
+
+
+class Copy:
+    """A new SEG-Y with all headers of another and other samples; appears at ``path`` whole at the end or not at all.
+
+    Text headers, binary header and trace headers are those of ``source`` byte for byte, in its byte order, but for
+    the code of the sample format (bytes 3225–3226) and one line of the text header that says what this is. Used as a
+    context manager; an exception inside it leaves no file.
+
+    To be able to go on after an interruption, give ``resume``. Then ``<name>.part`` beside ``path`` stays, with
+    ``<name>.part.done`` that keeps account of it, and the next Copy of the same source with the same ``resume``,
+    ``note``, ``format`` and ``null`` goes on with them: :attr:`written` says which traces are there already.
+
+    Args:
+        source: where the headers come from; stays open for as long.
+        path: of the new file; one that exists is replaced at the end.
+        note: what this is, up to 76 characters; the rest is cut.
+        format: of the samples. ``same`` keeps a float format (IBM, IEEE, double); a source of integers, which can't
+            hold a probability, gets IEEE floats.
+        null: what traces have that are never written, and samples that are written as NaN (IBM floats know none).
+            The default lies outside of a probability, but not so far that it spoils a colour scale.
+        resume: all that the values depend on (run, settings), in any words.
+
+    Attributes:
+        written: of each trace, whether it is written.
+
+    Raises:
+        SaltsegError: if the file can't be written (a full disk), when entered, written to or left.
+    """
+
+    def __init__(
+        self,
+        source: Segy,
+        path: Path,
+        *,
+        note: str,
+        format: Literal["same", "ibm", "ieee"] = "same",  # noqa: A002 (the word for it)
+        null: float = -1.0,
+        resume: str | None = None,
+    ) -> None:
+        own = source.layout.format if source.layout.format in layouts.FLOATS else layouts.IEEE
+        code = {"same": own, "ibm": layouts.IBM, "ieee": layouts.IEEE}[format]
+        headers = layouts.with_format(source.layout.headers, source.layout.order, code)
+        headers = layouts.with_note(headers[:TEXT], note) + headers[TEXT:]
+        self.source, self.path, self.null, self.resume = source, Path(path), null, resume
+        self.layout = Layout(headers, source.layout.order, code, source.samples, source.traces)
+        self.part = self.path.with_name(f"{self.path.name}.part")
+        self.account = self.path.with_name(f"{self.path.name}.part.done")
+        self.written = np.zeros(source.traces, bool)
+
+    def __enter__(self) -> Self:
+        import segyio
+
+        with _writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.exists() and self.path.samefile(self.source.path):
+                raise SaltsegError(f"{self.path} is the file that is read: give another name to what is written.")
+            try:
+                if not self._goes_on():
+                    self._begin()
+                self._file = segyio.open(
+                    str(self.part), "r+", ignore_geometry=True, endian=_ENDIAN[self.layout.order]
+                )  # fmt: skip
+            except BaseException:
+                self._remove()
+                raise
+        return self
+
+    def write(self, traces: NDArray[np.int64], values: NDArray[np.float32]) -> None:
+        """Put ``values`` (samples × traces, float32) into these traces, in any order and more than once."""
+        if values.shape != (self.source.samples, len(traces)):
+            raise ValueError(f"values {values.shape} for {len(traces)} traces of {self.source.samples} samples")
+        # A copy also because segyio converts in place and back again, which rounds.
+        rows = np.where(np.isnan(values), self.null, values).T.astype(self._file.dtype, order="C")
+        with _writing(self.path):
+            for k, row in zip(traces.tolist(), rows, strict=True):
+                self._file.trace[k] = row
+            self._file.flush()
+            with self.part.open("rb") as file, self.account.open("r+b") as account:
+                os.fsync(file)  # what the account says holds after a power cut, too
+                for k in traces.tolist():
+                    account.seek(_KEY + k)
+                    account.write(b"\1")
+        self.written[traces] = True
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                empty = np.full((self.source.samples, 1), self.null, np.float32)
+                for k in np.flatnonzero(~self.written):
+                    self.write(np.array([k]), empty)
+        finally:
+            self._file.close()
+            if kind is not None and self.resume is None:
+                self._remove()
+        if kind is None:
+            with _writing(self.path):
+                self.part.replace(self.path)
+                self.account.unlink()
+
+    def _key(self) -> bytes:
+        """Tells this copy from all others."""
+        state = self.source.path.stat()
+        what = (self.layout.headers, state.st_size, state.st_mtime_ns, self.null, self.resume)
+        return hashlib.sha256(repr(what).encode()).digest()
+
+    def _goes_on(self) -> bool:
+        """Whether an earlier attempt at the same copy is there; takes over what it has written."""
+        if self.resume is None or not self.part.exists() or not self.account.exists():
+            return False
+        account = self.account.read_bytes()
+        size = self.layout.offset(self.layout.traces)
+        whole = len(account) == _KEY + self.layout.traces and self.part.stat().st_size == size
+        if not whole or account[:_KEY] != self._key():
+            return False
+        self.written = np.frombuffer(account, bool, offset=_KEY).copy()
+        return True
+
+    def _begin(self) -> None:
+        """All headers, and samples of 0: a disk that is too small shows before hours of work, not after."""
+        self._remove()
+        with self.part.open("xb") as file:
+            file.write(self.layout.headers)
+            for _, piece in self.source.headers():
+                for header in piece:
+                    file.write(header.data)
+                    file.write(bytes(self.layout.trace_bytes - TRACE))
+        self.account.write_bytes(self._key() + bytes(self.layout.traces))
+
+    def _remove(self) -> None:
+        self.account.unlink(missing_ok=True)
+        self.part.unlink(missing_ok=True)
+
+
+_ENDIAN = {">": "big", "<": "little"}
+_KEY = hashlib.sha256().digest_size
+
+
+def _factor(scalar: NDArray[np.int16]) -> NDArray[np.float64]:
+    """What a SEG-Y scalar multiplies by: a negative one divides, 0 is 1."""
+    size = np.abs(np.where(scalar == 0, 1, scalar).astype(float))
+    factor: NDArray[np.float64] = np.where(scalar < 0, 1 / size, size)
+    return factor
+
+
+def _repeated(first: NDArray[np.int32], second: NDArray[np.int32] | None = None) -> int:
+    """How many of n numbers, or pairs of numbers, are there already."""
+    pairs = first.astype(np.int64) << 32
+    if second is not None:
+        pairs |= second.view(np.uint32)
+    pairs.sort()
+    return int((pairs[1:] == pairs[:-1]).sum())
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SaltsegError(f"{path} can't be read: {error.strerror or error}.") from error
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SaltsegError(f"{path} can't be written: {error.strerror or error}.") from error
