@@ -11,8 +11,8 @@ from runs import call, failure
 from saltseg import dataset, evaluate, train
 from saltseg.data.images import IGNORE
 from saltseg.data.labels import columns, fill
-from saltseg.data.split import PARTS
-from saltseg.data.survey import Survey, Tiles, in_blocks
+from saltseg.data.split import PARTS, Split
+from saltseg.data.survey import Survey, Tiles, apart
 from saltseg.data.verify import verify
 from saltseg.errors import SaltsegError
 from saltseg.metrics import histograms
@@ -22,6 +22,7 @@ segyio = pytest.importorskip("segyio")
 
 INLINES, CROSSLINES, SAMPLES = range(100, 140), range(200, 250), 60
 START, STEP = 100.0, 4.0
+SPLIT = {"train": None, "val": 0.2, "test": 0.2, "group": "given"}
 
 
 def write(path: Path, cube: np.ndarray, inlines=INLINES, crosslines=CROSSLINES) -> str:
@@ -143,13 +144,13 @@ def test_what_lies_outside_the_labelled_range_is_not_background(files):
 
 def test_lines_and_traces_that_a_mask_volume_lacks_are_not_labelled(tmp_path, files):
     part = write(tmp_path / "part.sgy", salt()[4:14, :20], range(104, 114), range(200, 220))
-    found = Survey(files["amplitude"], part, gap=0).read()
+    found = Survey(files["amplitude"], part).read()
     assert found.ids == [f"inline_0{n}" for n in range(104, 114)]
     assert all((mask[:, 20:] == IGNORE).all() and (mask[10:, :7] == 0).all() for mask in found.masks)
 
 
 def test_what_is_not_labelled_counts_neither_for_the_loss_nor_for_a_score(files):
-    data = Survey(files["amplitude"], files["labels"], tile=32, batch_size=4)
+    data = Survey(files["amplitude"], files["labels"], tile=32, batch_size=4, split=SPLIT)
     batch = next(iter(data.train_dataloader()))
     ignored = batch["mask"] == IGNORE
     assert ignored.any()
@@ -169,35 +170,42 @@ def test_what_is_not_labelled_counts_neither_for_the_loss_nor_for_a_score(files)
 
 @pytest.mark.parametrize("step", [1, 2, 7])
 @pytest.mark.parametrize("gap", [0, 3, 10])
-def test_blocks_keep_their_distance(step, gap):
-    every = list(range(1000, 1400, 2))
-    labelled = every[3::step]
-    found = in_blocks(labelled, every, 10, gap)
-    assert set(found) <= set(labelled)
-    assert list(found.values()) == sorted(found.values())
-    for a in found:
-        for b in found:
-            if found[a] != found[b]:
-                assert abs(every.index(a) - every.index(b)) > gap
-    if gap < step:
-        assert len(found) == len(labelled)  # nothing labelled is lost for nothing
-
-
-def test_parts_are_disjoint_and_apart(files):
-    data = Survey(
-        files["amplitude"], files["labels"], split={"train": None, "val": 0.2, "test": 0.2, "group": "given"}, gap=2
+def test_parts_keep_their_distance_and_lose_no_more_than_that(step, gap):
+    places = np.arange(3, 200, step)
+    blocks = np.array_split(np.arange(len(places)), 10)
+    part = np.concatenate(
+        [np.full(len(b), p) for b, p in zip(blocks, ["train", "val", "test", "train", "train"] * 2, strict=True)]
     )
+    found = apart(Split(part, np.full(len(part), -1)), places, gap).part
+    used = np.flatnonzero(found != "")
+    assert (found[used] == part[used]).all()
+    between = np.abs(places[:, None] - places) - 1  # lines between each two
+    other = part[:, None] != part
+    assert (between[np.ix_(used, used)][other[np.ix_(used, used)]] >= gap).all()
+    assert (found == "test").sum() == (part == "test").sum()
+    for k in np.flatnonzero(found == ""):
+        assert (between[k][other[k]] < gap).any()
+
+
+def test_lines_are_divided_by_blocks(files):
+    data = Survey(files["amplitude"], files["labels"], split=SPLIT, gap=2)
     numbers = {part: [int(i.removeprefix("inline_")) for i in data.part(part).ids] for part in PARTS}
-    assert all(numbers.values())
-    assert min(abs(a - b) for p in PARTS for q in PARTS if p != q for a in numbers[p] for b in numbers[q]) == 3
-    again = Survey(
-        files["amplitude"], files["labels"], split={"train": None, "val": 0.2, "test": 0.2, "group": "given"}, gap=2
-    )
+    pairs = [(a, b) for p in PARTS for q in PARTS if p != q for a in numbers[p] for b in numbers[q]]
+    assert min(abs(a - b) for a, b in pairs) == 3
+    assert (len(numbers["val"]), len(numbers["test"])) <= (8, 8)
+    assert [list(data.images.group).count(g) for g in dict.fromkeys(data.images.group)] == [4] * 10
+    assert data.images.group[:5] == ["inlines 100-103"] * 4 + ["inlines 104-107"]
+    groups = {part: set(data.part(part).group) for part in PARTS}
+    assert not groups["train"] & groups["val"] | groups["train"] & groups["test"] | groups["val"] & groups["test"]
+    again = Survey(files["amplitude"], files["labels"], split=SPLIT, gap=2)
     assert (again.division.part == data.division.part).all()
-    groups = dict(zip(data.images.ids, data.images.group, strict=True))
-    assert len({groups[i] for part in PARTS for i in data.part(part).ids}) == sum(
-        len({groups[i] for i in data.part(part).ids}) for part in PARTS
-    )
+    again.divide_as(pd.DataFrame({"id": data.images.ids, "split": data.division.part}))
+    assert again.part("train").ids == data.part("train").ids
+
+
+def test_a_gap_that_leaves_nothing_is_told(files):
+    with pytest.raises(SaltsegError, match=r"data\.gap=30 leaves no line for"):
+        _ = Survey(files["amplitude"], files["labels"], split=SPLIT, gap=30).division
 
 
 def test_lines_may_be_listed(files):
@@ -220,7 +228,7 @@ def drawn(files, **options) -> dict[int, bytes]:
         [albumentations.HorizontalFlip(), albumentations.RandomBrightnessContrast(p=1)]
     )
     data = Survey(files["amplitude"], files["labels"], tile=32, tiles_per_epoch=12, augmentation=augmentation,
-                  **{"batch_size": 4, "gap": 2, **options})  # fmt: skip
+                  **{"batch_size": 4, "gap": 2, "split": SPLIT, **options})  # fmt: skip
     loader = data.train_dataloader()
     loader.sampler.set_epoch(1)
     return {
@@ -283,11 +291,13 @@ def test_a_run_on_lines_is_trained_scored_and_evaluated(tmp_path, files):
     assert table["group"].str.match("inlines 1").all()
     assert metrics["test/iou"] > 0.3
     call(evaluate.main, f"run={run.path}", "split=test", f"hydra.run.dir={tmp_path / 'again'}")
-    assert Run(tmp_path / "again").metrics()["test/iou"] == pytest.approx(metrics["test/iou"])
+    assert Run(tmp_path / "again").metrics()["test/iou"] == pytest.approx(
+        metrics["test/iou"], abs=2e-3
+    )  # in bf16, maybe
 
 
 def test_verify_and_show(tmp_path, files, capfd):
-    report = verify(Survey(files["amplitude"], files["labels"], gap=2))
+    report = verify(Survey(files["amplitude"], files["labels"], gap=2, split=SPLIT))
     assert report.problems == []
     assert report.facts["labels"].startswith("40 inlines, 100 to 139")
     assert report.facts["amplitude"].endswith("40 inlines, 50 crosslines, 60 samples at 4 from 100")
@@ -317,7 +327,7 @@ def test_polygons_that_do_not_fit_are_told(tmp_path, files, rows, says):
 
 
 def test_a_missing_column_is_named(tmp_path, files):
-    with pytest.raises(SaltsegError, match=r"no column 'crossline'.*Did you mean 'xline'"):
+    with pytest.raises(SaltsegError, match=r"no column 'crossline'.*There is: .*xline"):
         Survey(files["amplitude"], polygons(tmp_path / "s.csv", "1,2,3,a", columns="inline,xline,time,body")).read()
 
 

@@ -1,6 +1,7 @@
 """One's own survey: labelled lines of a cube, divided by blocks of neighbours, learned in tiles and scored whole."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, get_args
@@ -15,7 +16,7 @@ from saltseg.data.images import IGNORE, Array8, Images
 from saltseg.data.labels import Labels, open_labels
 from saltseg.data.prepare import fit_array, fitted_shape
 from saltseg.data.segy import Direction, Keys, Section, Segy
-from saltseg.data.split import PARTS
+from saltseg.data.split import PARTS, UNUSED, Split
 from saltseg.errors import SaltsegError, check_choice, near_miss
 
 
@@ -71,7 +72,7 @@ class Tiles(Drawn):
 class Survey(SaltDataModule):
     """Labelled lines of a survey.
 
-    They are divided by ``blocks`` of neighbours, between which ``gap`` lines of the survey lie unused; or as
+    They are divided by ``blocks`` of neighbours, ``gap`` lines apart where these are of different parts; or as
     ``train_lines``, ``val_lines`` and ``test_lines`` say. Dead, muted and water samples are not labelled.
 
     Args:
@@ -85,8 +86,8 @@ class Survey(SaltDataModule):
         keys: bytes of line numbers and coordinates in a trace header, see :class:`~saltseg.data.segy.Keys`.
         tile: rows and columns of a training image; also the window in which amplitudes are stretched.
         tiles_per_epoch: training images of an epoch.
-        blocks: at most so many.
-        gap: lines between two blocks.
+        blocks: of about as many labelled lines each.
+        gap: lines of the survey between two parts that are not used.
         train_lines: numbers of the lines to train on; goes with the two others.
         val_lines: to validate on.
         test_lines: to test on.
@@ -109,7 +110,7 @@ class Survey(SaltDataModule):
         tile: int = 128,
         tiles_per_epoch: int = 800,
         blocks: int = 10,
-        gap: int = 10,
+        gap: int = 5,
         train_lines: Sequence[int] | None = None,
         val_lines: Sequence[int] | None = None,
         test_lines: Sequence[int] | None = None,
@@ -140,7 +141,7 @@ class Survey(SaltDataModule):
         return fitted_shape((self.size, self.size))
 
     def read(self) -> Images:
-        """The labelled lines, less those in gaps."""
+        """The labelled lines, in blocks of neighbours."""
         with (
             Segy.open(self.amplitude, self.keys) as survey,
             open_labels(self.labels, survey, self.direction, self.ignore_value) as labels,
@@ -160,19 +161,25 @@ class Survey(SaltDataModule):
             )
         if not labelled:
             raise SaltsegError(f"data.labels: {self.labels} labels no live sample of any {self.direction}.")
-        kept = self.listed or in_blocks(labelled, every, self.blocks, self.gap)
-        numbers = [n for n in labelled if n in kept]
-        names = {block: [n for n in numbers if kept[n] == block] for block in dict.fromkeys(kept.values())}
-        width = len(str(every[-1]))
+        self.places = np.searchsorted(every, labelled)
+        blocks = np.array_split(np.array(labelled), min(self.blocks, len(labelled)))
+        width = max(len(str(every[-1])), 4)
         return Images(
-            ids=[f"{self.direction}_{n:0{max(width, 4)}d}" for n in numbers],
-            images=[found[n][0] for n in numbers],
-            masks=[found[n][1] for n in numbers],
-            depth=np.full(len(numbers), np.nan),
-            group=[f"{self.direction}s {names[kept[n]][0]}-{names[kept[n]][-1]}" for n in numbers],
-            suspect=np.zeros(len(numbers), bool),
-            part=[str(kept[n]) for n in numbers] if self.listed else None,
+            ids=[f"{self.direction}_{n:0{width}d}" for n in labelled],
+            images=[found[n][0] for n in labelled],
+            masks=[found[n][1] for n in labelled],
+            depth=np.full(len(labelled), np.nan),
+            group=[f"{self.direction}s {block[0]}-{block[-1]}" for block in blocks for _ in block],
+            suspect=np.zeros(len(labelled), bool),
+            part=[self.listed[n] for n in labelled] if self.listed else None,
         )
+
+    @property
+    def division(self) -> Split:
+        """Which line is in which part; where blocks of two parts meet, lines are in none."""
+        if self._split is None and not self.listed:
+            self._split = apart(super().division, self.places, self.gap)
+        return super().division
 
     def wanted(self, labels: Labels, every: Sequence[int]) -> list[int]:
         """The numbers of the lines to read, rising.
@@ -221,21 +228,28 @@ class Survey(SaltDataModule):
         return self._plain(self.part("test"), batch_size=1)
 
 
-def in_blocks(labelled: Sequence[int], every: Sequence[int], count: int, gap: int) -> dict[int, int]:
-    """Lines to numbers of blocks; where two blocks meet, lines are left out, so that ``gap`` lie between them.
+def apart(division: Split, places: NDArray[np.int64], gap: int) -> Split:
+    """A division in which at least ``gap`` lines lie between lines of different parts; those in between are in none.
+
+    Training gives way to validation, and both to the test.
 
     Args:
-        labelled: numbers of lines, rising.
-        every: of all lines of the survey, rising; the gap counts in these.
-        count: of blocks, at most; each gets as many labelled lines, before those in gaps are left out.
-        gap: lines between the last one of a block and the first one of the next.
+        division: of N lines.
+        places: of the N lines among all lines of the survey.
+        gap: lines of the survey.
     """
-    place = {n: k for k, n in enumerate(every)}
-    blocks: list[list[int]] = []
-    for part in np.array_split(np.array(labelled), min(count, len(labelled))):
-        block = [n for n in part.tolist() if not blocks or place[n] - place[blocks[-1][-1]] > gap]
-        blocks += [block] * bool(block)
-    return {n: k for k, block in enumerate(blocks) for n in block}
+    part = division.part.copy()
+    for name, others in (("val", ("test",)), ("train", ("val", "test"))):
+        mine, theirs = np.flatnonzero(part == name), np.flatnonzero(np.isin(part, others))
+        near = np.abs(places[mine][:, None] - places[theirs]) <= gap
+        part[mine[near.any(axis=1)]] = UNUSED
+    for name in PARTS:
+        if not (part == name).any():
+            raise SaltsegError(
+                f"data.gap={gap} leaves no line for {name}. Label more lines, or ask for a smaller gap or other sizes "
+                "(data.split.train, .val, .test)."
+            )
+    return replace(division, part=part)
 
 
 def _listed(lists: Mapping[str, Sequence[int] | None]) -> dict[int, str]:

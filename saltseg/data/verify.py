@@ -250,7 +250,7 @@ def verify_survey(data: survey.Survey) -> Report:
     report.facts["blocks"] = ", ".join(dict.fromkeys(images.group))
     division = report.attempt(lambda: data.division)
     if division is not None:
-        report.facts["split"] = _count(Counter(str(part) for part in division.part))
+        report.facts["split"] = _count(Counter(str(part) or "gaps" for part in division.part))
     return report
 
 
