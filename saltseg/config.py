@@ -107,6 +107,28 @@ class EvaluateConfig:
 
 
 @dataclass
+class PredictConfig:
+    """The root of ``predict``."""
+
+    run: Any = MISSING
+    input: str = MISSING
+    output: str = MISSING
+    format: Any = None
+    backend: str = "torch"
+    overwrite: bool = False
+    threshold: Any = None
+    tta: Tta | None = None
+    weights: Weights | None = None
+    mean: str = "probability"
+    overlap: float = 0.5
+    batch_size: int | None = None
+    temperature: float | None = None
+    calibrate: bool = False
+    segy: Any = MISSING
+    trust: list[str] = field(default_factory=list)
+
+
+@dataclass
 class CompareConfig:
     """The root of ``compare``."""
 
@@ -213,6 +235,7 @@ def register() -> None:
         "train": TrainConfig,
         "search": SearchConfig,
         "evaluate": EvaluateConfig,
+        "predict": PredictConfig,
         "compare": CompareConfig,
         "dataset": DatasetConfig,
         "dashboard": DashboardConfig,

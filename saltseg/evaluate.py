@@ -4,14 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from lightning.fabric import Fabric
 from omegaconf import DictConfig, ListConfig
 
 from saltseg.config import app
 from saltseg.errors import SaltsegError, near_miss
-from saltseg.hardware import detect
-from saltseg.inference import Predictor, load_net, rebuild_data
-from saltseg.metrics import check_threshold
+from saltseg.inference import assemble, rebuild_data
+from saltseg.metrics import to_threshold
 from saltseg.report import show_scores
 from saltseg.run import Run
 from saltseg.scoring import HELD_OUT, score_run
@@ -31,15 +29,14 @@ def evaluate(config: DictConfig) -> None:
     weights = config.weights.value if config.weights is not None else first.weights
     tta = config.tta.value if config.tta is not None else first.tta
     threshold = choose_threshold(config.threshold, runs, parts)
-    hardware = detect()
     data = rebuild_data(runs[0], config)
-    predictor = Predictor(
-        [load_net(run, weights, config.trust) for run in runs],
-        fit=data.fit,
+    predictor = assemble(
+        runs,
+        weights=weights,
         tta=tta,
+        image_size=data.image_size,
         batch_size=data.batch_size,
-        fabric=Fabric(accelerator=hardware.accelerator, devices=1, precision=hardware.precision),  # type: ignore[arg-type]
-        memory_format=hardware.memory_format,
+        trust=config.trust,
     )
     result = Run(Path(HydraConfig.get().runtime.output_dir))
     result.figures.mkdir(exist_ok=True)
@@ -66,10 +63,7 @@ def choose_threshold(asked: Any, runs: list[Run], parts: tuple[str, ...]) -> flo
         raise SaltsegError(
             "threshold=best of an ensemble is chosen on val: leave split= out, so that val is scored too."
         )
-    try:
-        return check_threshold(float(asked))
-    except ValueError as error:
-        raise SaltsegError(f"threshold={asked}: expected a number between 0 and 1, or best.") from error
+    return to_threshold(asked)
 
 
 def refuse_leaks(runs: list[Run], parts: tuple[str, ...]) -> None:

@@ -158,6 +158,18 @@ def check_threshold(threshold: float) -> float:
     return threshold
 
 
+def to_threshold(asked: Any) -> float:
+    """A threshold as a person gives it, where ``best`` is possible as well but was not asked for.
+
+    Raises:
+        SaltsegError: if it is no number strictly between 0 and 1.
+    """
+    try:
+        return check_threshold(float(asked))
+    except (ValueError, TypeError) as error:
+        raise SaltsegError(f"threshold={asked}: expected a number between 0 and 1, or best.") from error
+
+
 class SegmentationScores(Metric):
     """The scores of this module at one threshold, gathered over an epoch.
 

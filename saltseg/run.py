@@ -250,11 +250,33 @@ class Run:
         return {key: about[key] for key in ABOUT_TRAINING}
 
 
-def write_whole(file: Path, text: str) -> None:
-    """Write so that a reader finds the old content or the new one, never half of it."""
+def write_whole(file: Path, content: str | bytes) -> None:
+    """Write so that a reader finds the old content or the new one, never half of it.
+
+    Raises:
+        SaltsegError: if the disk is full or the place can't be written to; nothing is left of the attempt.
+    """
     partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)
+    with writing(file):
+        try:
+            partial.write_bytes(content.encode() if isinstance(content, str) else content)
+            partial.replace(file)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def writing(file: Path) -> Iterator[None]:
+    """Say in words that a file can't be written.
+
+    Raises:
+        SaltsegError: instead of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise SaltsegError(f"{file} can't be written: {error.strerror or error}.") from error
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from saltseg.callbacks import MONITORS, EpochSeed, History, LossSchedule
 from saltseg.components import check, instantiate, listed
 from saltseg.config import app, choices, command_line, resolved
 from saltseg.data.datamodule import SaltDataModule
+from saltseg.data.sampling import Grain
 from saltseg.errors import SaltsegError, check_choice
 from saltseg.hardware import detect, suit_cpu
 from saltseg.inference import Predictor, load_net, restore
@@ -217,14 +218,17 @@ def score(config: DictConfig, run: Run, data: SaltDataModule, about: dict[str, A
         batch_size=data.batch_size,
         fabric=Fabric(accelerator=config.trainer.accelerator, devices=1, precision=config.trainer.precision),
         memory_format=config.memory_format.value,
+        image_size=data.image_size,
     )
     scores = score_run(run, data, predictor, config.threshold)
     figures.curves(run.history(), run.figures / "curves.png")
     metrics = {
         **scores,
+        **Grain.measure(data.seen()).flat(),
         "weights": config.weights.value,
         "tta": config.tta.value,
         "dataset": config.choices.data,
+        "image_size": list(data.image_size),
         **about,
         "status": "finished",
     }

@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
+from saltseg.data.sampling import frequencies
+
 Float = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 
@@ -104,10 +106,7 @@ def correlation(images: Float, axis: int) -> tuple[Float, Float, Float]:
 
 def spectrum(images: Float) -> tuple[Float, Float]:
     """Median frequency (cycles/sample) and f90/f10 of the vertical power spectrum of each tile."""
-    lines = images - images.mean(1, keepdims=True)
-    power = (np.abs(fft.rfft(lines, 512, axis=1)) ** 2).mean(2)
-    share = np.cumsum(power, 1) / power.sum(1, keepdims=True)
-    f10, f50, f90 = (np.array([np.interp(p, s, fft.rfftfreq(512)) for s in share]) for p in (0.1, 0.5, 0.9))
+    f10, f50, f90 = frequencies(images, axis=1, shares=(0.1, 0.5, 0.9))
     return f50, f90 / f10
 
 

@@ -118,8 +118,8 @@ class Recipe:
     interval: int = 4000
     delay: int = 0
     scalar: int = -100
-    missing: float = 0
-    dead: float = 0
+    missing: float = 0.0
+    dead: float = 0.0
     first_inline: int = 1001
     first_crossline: int = 2040
     step: int = 2
@@ -278,6 +278,7 @@ def main() -> None:
     )
     made = recorded(amplitude, **{name: given[name] for name in ("mute", "water", "decay", "clip")})
     places = write(given["output"], made, recipe)
+    salt[..., : given["water"]] = 0
     mask = given["output"].with_name(f"{given['output'].stem}_salt.sgy")
     whole = Recipe(**vars(recipe) | {"dead": 0, "format": 8, "scale": 1})
     write(mask, salt, whole, title="SALT MASK, 1 = SALT")

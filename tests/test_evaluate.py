@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from runs import call, failure, files, tiny_run
 
-from saltseg import evaluate
+from saltseg import evaluate, inference
 from saltseg.components import instantiate
 from saltseg.hardware import Hardware
 from saltseg.inference import Predictor, load_net
@@ -27,7 +27,7 @@ def second(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _same_arithmetic(monkeypatch):
     """As the runs were trained: what a machine is good at may be another precision."""
-    monkeypatch.setattr(evaluate, "detect", lambda: Hardware("cpu", "32-true", "contiguous", "for the test"))
+    monkeypatch.setattr(inference, "detect", lambda: Hardware("cpu", "32-true", "contiguous", "for the test"))
 
 
 def scored(directory, *overrides):

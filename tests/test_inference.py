@@ -80,6 +80,74 @@ def test_an_ensemble_is_the_mean_of_its_members() -> None:
     assert apart(Predictor(nets)(images), mean) < 1e-6
 
 
+LARGE = [(300, 420), (101, 260), (64, 64)]
+
+
+@pytest.mark.parametrize("overlap", [0.25, 0.5, 0.8])
+def test_an_image_of_the_training_size_is_the_same_through_tiles(overlap: float) -> None:
+    images = make_images(SAME[:3]).images
+    net = SaltNet(small_net())
+    plain, tiled = Predictor([net]), Predictor([net], image_size=(101, 101), overlap=overlap)
+    assert apart(plain(images), tiled(images)) == 0
+    assert apart(plain(images), [tiled._tiled(image)[0].numpy() for image in images]) < 1e-6
+
+
+@pytest.mark.parametrize("fit", ["pad", "resize"])
+def test_the_batches_and_the_order_of_tiles_do_not_matter(fit: Fit) -> None:
+    images = make_images(LARGE).images
+    one, many = (
+        Predictor([SaltNet(small_net())], fit=fit, image_size=(101, 101), batch_size=b, tta="hflip") for b in (1, 7)
+    )
+    maps = one(images)
+    assert [m.shape for m in maps] == LARGE
+    assert apart(maps, many(images)) < 1e-6
+    assert apart(maps, many(images[::-1])[::-1]) < 1e-6
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.5, 0.75])
+def test_blending_neither_adds_nor_takes_away(overlap: float) -> None:
+    images = make_images(LARGE).images
+    net = SaltNet(nn.Conv2d(3, 1, 1))  # it sees one pixel at a time, so any tiles must give the same
+    assert apart(Predictor([net])(images), Predictor([net], image_size=(101, 101), overlap=overlap)(images)) < 1e-5
+
+
+def test_where_tiles_meet_the_map_is_as_smooth_as_elsewhere() -> None:
+    """A net whose answer depends on the tile as a whole: without blending every border would be a step."""
+
+    class OfTheTile(nn.Conv2d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * x.mean((1, 2, 3), keepdim=True).expand(-1, 1, *x.shape[2:]).contiguous()
+
+    (image,) = make_images([(400, 400)]).images
+    net = SaltNet(OfTheTile(3, 1, 1))
+    smooth, hard = (Predictor([net], image_size=(128, 128), overlap=o)([image])[0] for o in (0.5, 0.0))
+    jumps = np.abs(np.diff(smooth, axis=0)).max()
+    assert np.ptp(smooth) > 0.01
+    assert jumps < 0.05 * np.ptp(smooth)
+    assert np.abs(np.diff(hard, axis=0)).max() > 5 * jumps
+
+
+def test_the_mean_of_logits_is_another_mean() -> None:
+    images = make_images(SAME[:2]).images
+    nets = [SaltNet(small_net(seed)) for seed in range(2)]
+    first, second = (Predictor([net])(images)[0] for net in nets)
+    logits = (np.log(first / (1 - first)) + np.log(second / (1 - second))) / 2
+    assert apart([Predictor(nets, mean="logit")(images)[0]], [1 / (1 + np.exp(-logits))]) < 1e-5
+
+
+def test_from_three_networks_on_their_entropy_comes_along() -> None:
+    images = make_images([(101, 101), (200, 150)]).images
+    nets = [SaltNet(small_net(seed)) for seed in range(3)]
+    assert all(p.member_entropy is None for p in Predictor(nets[:2], image_size=(101, 101)).predict(images))
+    single = [Predictor([net], image_size=(101, 101))(images)[0] for net in nets]
+    own = np.mean([-p * np.log2(p) - (1 - p) * np.log2(1 - p) for p in single], axis=0)
+    small, large = Predictor(nets, image_size=(101, 101)).predict(images)
+    assert small.member_entropy is not None
+    assert large.member_entropy is not None
+    assert apart([small.member_entropy], [own]) < 1e-5
+    assert large.member_entropy.shape == (200, 150)
+
+
 def test_no_trace_of_training_is_left() -> None:
     """Dropout and batch statistics are off, and no gradients are kept."""
     net = SaltNet(nn.Sequential(nn.Dropout(0.5), nn.BatchNorm2d(3), small_net()))

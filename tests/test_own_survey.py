@@ -285,6 +285,8 @@ def test_a_run_on_lines_is_trained_scored_and_evaluated(tmp_path, files):
     run = Run(tmp_path / "run")
     metrics = run.metrics()
     assert metrics["dataset"] == "segy"
+    assert metrics["image_size"] == [32, 32]  # what predict cuts a survey into
+    assert metrics["grain/vertical_50"] > 0
     assert metrics["status"] == "finished"
     table = pd.read_csv(run.path / "predictions.csv")
     assert table["id"].str.fullmatch(r"inline_01\d\d").all()

@@ -29,7 +29,7 @@ COLUMNS = {
     "predictions.csv": "id,split,fold,group,iou,dice,ap,salt,predicted,depth,suspect",
 }
 ABOUT = ("threshold", "threshold_best", "weights", "tta", "encoder_init", "dataset", "trained_by")
-ABOUT += ("train_seconds", "images_per_second", "status")
+ABOUT += ("train_seconds", "images_per_second", "image_size", "status")
 
 
 @pytest.fixture(scope="module")

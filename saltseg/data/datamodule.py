@@ -193,6 +193,16 @@ class SaltDataModule(LightningDataModule, ABC):
             positions = positions[~self.images.suspect[positions]]
         return self.select(positions)
 
+    def seen(self) -> Sequence[Array8]:
+        """Training images as the network is shown them, but for their augmentation."""
+        return self.part("train").images
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width that hold every training image: what a network of this data knows."""
+        shapes = [image.shape for image in self.seen()]
+        return max(h for h, _ in shapes), max(w for _, w in shapes)
+
     def select(self, positions: Any) -> Images:
         """The images at ``positions``, in that order."""
         whole = self.images

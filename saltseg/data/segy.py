@@ -17,8 +17,8 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from saltseg.data import segy_layout as layouts
-from saltseg.data.segy_layout import TEXT, TRACE, Layout, read_layout
+from saltseg.data.segy_headers import Keys, find_lines, pieces, read_headers
+from saltseg.data.segy_layout import FLOATS, IBM, IEEE, TEXT, TRACE, Layout, read_layout, with_format, with_note
 from saltseg.errors import SaltsegError
 
 log = logging.getLogger(__name__)
@@ -26,20 +26,11 @@ log = logging.getLogger(__name__)
 Direction = Literal["inline", "crossline"]
 Domain = Literal["time", "depth"]
 
-CHUNK = 4096  # trace headers in memory at once: 1 MB
+_ENDIAN = {">": "big", "<": "little"}
+_KEY = hashlib.sha256().digest_size
 
-
-@dataclass(frozen=True)
-class Keys:
-    """The first byte, counted from 1, of four words of the trace header, each of four bytes.
-
-    The defaults are those of SEG-Y revision 1.
-    """
-
-    inline: int = 189
-    crossline: int = 193
-    x: int = 181
-    y: int = 185
+STANDARD = Keys()
+FALLBACK = 4000  # µs, the interval of a file that states none: segyio's own
 
 
 @dataclass(frozen=True)
@@ -83,14 +74,21 @@ class Segy:
     """
 
     def __init__(self, path: Path, keys: Keys, domain: Domain, layout: Layout, file: Any) -> None:
-        self.path, self.keys, self.domain, self.layout = path, keys, domain, layout
+        self.path, self.keys, self.domain, self.layout, self._file = path, keys, domain, layout, file
         self.samples, self.traces = layout.samples, layout.traces
-        self._file = file
-        self._read_headers()
-        self.interval = self._interval()
+        headers = read_headers(path, layout, keys)
+        self.inline, self.crossline, self.dead = headers.inline, headers.crossline, headers.dead
+        self.x, self.y, self.start = headers.x, headers.y, headers.delay
+        self._lines = find_lines(path, keys, headers)
+        self.is_cube = self._lines.is_cube
+        interval = layout.interval or headers.interval
+        if not interval:
+            interval = FALLBACK
+            log.warning("%s states no sample interval (bytes 3217–3218, 117–118): %d is taken for it.", path, interval)
+        self.interval = interval / 1000
 
     @classmethod
-    def open(cls, path: Path, keys: Keys = Keys(), domain: Domain = "time") -> Self:
+    def open(cls, path: Path, keys: Keys = STANDARD, domain: Domain = "time") -> Self:
         """The file at ``path``; its trace headers are read, no samples.
 
         Raises:
@@ -100,9 +98,6 @@ class Segy:
             import segyio
         except ImportError as error:
             raise SaltsegError("SEG-Y needs segyio: pip install 'saltseg[segy]'.") from error
-        for name, byte in vars(keys).items():
-            if not 1 <= byte <= TRACE - 3:
-                raise SaltsegError(f"{name} at byte {byte}: a trace header has words of 4 bytes at bytes 1 … 237.")
         layout = read_layout(Path(path))
         try:
             file = segyio.open(str(path), ignore_geometry=True, endian=_ENDIAN[layout.order])
@@ -127,7 +122,7 @@ class Segy:
 
     def numbers(self, direction: Direction) -> list[int]:
         """The numbers of the inlines or crosslines, rising; of a 2-D line ``[0]``."""
-        return self._lines[direction].tolist() if self.is_cube else [0]
+        return self._lines.numbers[direction].tolist() if self.is_cube else [0]
 
     def section(self, direction: Direction, number: int) -> Section:
         """One line; of a 2-D line the whole, whose number is 0 in either direction.
@@ -140,29 +135,23 @@ class Segy:
             raise SaltsegError(f"{self.path} has no {direction} {number}: there are {lines[0]} … {lines[-1]}.")
         if not self.is_cube:
             traces = np.arange(self.traces)
-            return Section(self._samples(traces), traces, self._label)
+            return Section(self._samples(traces), traces, self._lines.label)
         along, across = (self.inline, self.crossline)[:: 1 if direction == "inline" else -1]
-        traces = np.flatnonzero((along == number) & self._placed)
+        traces = np.flatnonzero((along == number) & self._lines.placed)
         traces = traces[np.argsort(across[traces], kind="stable")]
         return Section(self._samples(traces), traces, across[traces])
 
     def headers(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """All trace headers in pieces: the number of the first trace, and n×240 bytes."""
-        with _reading(self.path), self.path.open("rb", buffering=0) as file:
-            for first in range(0, self.traces, CHUNK):
-                piece = np.empty((min(CHUNK, self.traces - first), TRACE), np.uint8)
-                for k, header in enumerate(piece):
-                    file.seek(self.layout.offset(first + k))
-                    if file.readinto(header.data) != TRACE:
-                        raise SaltsegError(f"{self.path} ends within trace {first + k + 1}: it has become shorter.")
-                yield first, piece
+        with _io("read", self.path):
+            yield from pieces(self.path, self.layout)
 
     def _samples(self, traces: NDArray[np.int64]) -> NDArray[np.float32]:
         """Samples × traces; read in the order of the file, in one go where that is evenly spaced."""
         order = np.argsort(traces, kind="stable")
         sorted_ = traces[order]
         steps = np.diff(sorted_)
-        with _reading(self.path):
+        with _io("read", self.path):
             if len(sorted_) > 1 and (steps == steps[0]).all():
                 read = self._file.trace.raw[int(sorted_[0]) : int(sorted_[-1]) + 1 : int(steps[0])]
             else:
@@ -170,68 +159,6 @@ class Segy:
         amplitude = np.empty((self.samples, len(traces)), np.float32)
         amplitude[:, order] = read.T
         return amplitude
-
-    def _read_headers(self) -> None:
-        self.inline, self.crossline = np.empty((2, self.traces), np.int32)
-        self.x, self.y = np.empty((2, self.traces))
-        self.dead = np.empty(self.traces, bool)
-        cdp, offset = np.empty((2, self.traces), np.int32)
-        delays: set[float] = set()
-        self._own_interval = 0
-        for first, piece in self.headers():
-            part = slice(first, first + len(piece))
-
-            def word(byte: int, kind: str = "i4", piece: NDArray[np.uint8] = piece) -> NDArray[Any]:
-                dtype = np.dtype(self.layout.order + kind)
-                return np.ascontiguousarray(piece[:, byte - 1 : byte - 1 + dtype.itemsize]).view(dtype)[:, 0]
-
-            self.inline[part], self.crossline[part] = word(self.keys.inline), word(self.keys.crossline)
-            scale = _factor(word(71, "i2"))
-            self.x[part], self.y[part] = word(self.keys.x) * scale, word(self.keys.y) * scale
-            self.dead[part] = word(29, "i2") == 2
-            cdp[part], offset[part] = word(21), word(37)
-            delays.update((word(109, "i2") * _factor(word(215, "i2"))).tolist())
-            if first == 0:
-                self.start = float(word(109, "i2")[0] * _factor(word(215, "i2"))[0])
-                self._own_interval = int(word(117, "u2")[0])
-        if len(delays) > 1:
-            log.warning(
-                "%s: its traces begin at different times (delays of %g … %g): they are shown side by side as if all "
-                "began at %g.", self.path, min(delays), max(delays), self.start,
-            )  # fmt: skip
-        self._find_lines(cdp, offset)
-
-    def _find_lines(self, cdp: NDArray[np.int32], offset: NDArray[np.int32]) -> None:
-        # Padding between the traces of a survey: dead, and at no place.
-        self._placed = ~(self.dead & (self.inline == 0) & (self.crossline == 0))
-        inline, crossline = self.inline[self._placed], self.crossline[self._placed]
-        self._lines = {"inline": np.unique(inline), "crossline": np.unique(crossline)}
-        places = len(inline) - _repeated(inline, crossline)
-        lines = [len(numbers) for numbers in self._lines.values()]
-        self.is_cube = min(lines) > 1 and places >= sum(lines)
-        self._label = np.arange(1, self.traces + 1, dtype=np.int32)
-        if self.is_cube:
-            again, what = len(inline) - places, "the inline and crossline numbers"
-        else:
-            again, what = _repeated(cdp), "the CDP number (bytes 21–24), but another offset (bytes 37–40),"
-            if np.ptp(cdp) and again == 0:
-                self._label = cdp
-            if not np.ptp(cdp) or again == _repeated(cdp, offset):
-                again = 0
-        if again:
-            raise SaltsegError(
-                f"{self.path}: {again} of {self.traces} traces have {what} of another one. This looks like pre-stack "
-                "data; what is expected is post-stack data, one trace at each place: stack it first. Or, if the line "
-                f"numbers lie elsewhere than at bytes {self.keys.inline} and {self.keys.crossline}, say where."
-            )
-
-    def _interval(self) -> float:
-        """The binary header's; the first trace's where that is 0."""
-        stated = int(self.layout.word(3217, "H")) or self._own_interval
-        if stated == 0:
-            stated = 4000
-            log.warning("%s states no sample interval (bytes 3217–3218 and 117–118): 4 is taken for it.", self.path)
-        return stated / 1000
 
 
 class Copy:
@@ -272,10 +199,10 @@ class Copy:
         null: float = -1.0,
         resume: str | None = None,
     ) -> None:
-        own = source.layout.format if source.layout.format in layouts.FLOATS else layouts.IEEE
-        code = {"same": own, "ibm": layouts.IBM, "ieee": layouts.IEEE}[format]
-        headers = layouts.with_format(source.layout.headers, source.layout.order, code)
-        headers = layouts.with_note(headers[:TEXT], note) + headers[TEXT:]
+        own = source.layout.format if source.layout.format in FLOATS else IEEE
+        code = {"same": own, "ibm": IBM, "ieee": IEEE}[format]
+        headers = with_format(source.layout.headers, source.layout.order, code)
+        headers = with_note(headers[:TEXT], note) + headers[TEXT:]
         self.source, self.path, self.null, self.resume = source, Path(path), null, resume
         self.layout = Layout(headers, source.layout.order, code, source.samples, source.traces)
         self.part = self.path.with_name(f"{self.path.name}.part")
@@ -285,7 +212,7 @@ class Copy:
     def __enter__(self) -> Self:
         import segyio
 
-        with _writing(self.path):
+        with _io("written", self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.exists() and self.path.samefile(self.source.path):
                 raise SaltsegError(f"{self.path} is the file that is read: give another name to what is written.")
@@ -306,7 +233,7 @@ class Copy:
             raise ValueError(f"values {values.shape} for {len(traces)} traces of {self.source.samples} samples")
         # A copy also because segyio converts in place and back again, which rounds.
         rows = np.where(np.isnan(values), self.null, values).T.astype(self._file.dtype, order="C")
-        with _writing(self.path):
+        with _io("written", self.path):
             for k, row in zip(traces.tolist(), rows, strict=True):
                 self._file.trace[k] = row
             self._file.flush()
@@ -330,7 +257,7 @@ class Copy:
             if kind is not None and self.resume is None:
                 self._remove()
         if kind is None:
-            with _writing(self.path):
+            with _io("written", self.path):
                 self.part.replace(self.path)
                 self.account.unlink()
 
@@ -368,37 +295,10 @@ class Copy:
         self.part.unlink(missing_ok=True)
 
 
-_ENDIAN = {">": "big", "<": "little"}
-_KEY = hashlib.sha256().digest_size
-
-
-def _factor(scalar: NDArray[np.int16]) -> NDArray[np.float64]:
-    """What a SEG-Y scalar multiplies by: a negative one divides, 0 is 1."""
-    size = np.abs(np.where(scalar == 0, 1, scalar).astype(float))
-    factor: NDArray[np.float64] = np.where(scalar < 0, 1 / size, size)
-    return factor
-
-
-def _repeated(first: NDArray[np.int32], second: NDArray[np.int32] | None = None) -> int:
-    """How many of n numbers, or pairs of numbers, are there already."""
-    pairs = first.astype(np.int64) << 32
-    if second is not None:
-        pairs |= second.view(np.uint32)
-    pairs.sort()
-    return int((pairs[1:] == pairs[:-1]).sum())
-
-
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _io(done: str, path: Path) -> Iterator[None]:
+    """Tells of the system's errors in one line: that ``path`` can't be ``done``, and why."""
     try:
         yield
     except OSError as error:
-        raise SaltsegError(f"{path} can't be read: {error.strerror or error}.") from error
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise SaltsegError(f"{path} can't be written: {error.strerror or error}.") from error
+        raise SaltsegError(f"{path} can't be {done}: {error.strerror or error}.") from error

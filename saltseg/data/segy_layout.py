@@ -47,9 +47,11 @@ class Layout:
         """Where in the file the header of ``trace`` begins."""
         return len(self.headers) + trace * self.trace_bytes
 
-    def word(self, byte: int, kind: str) -> int | float:
-        """A word of the binary header: its first byte in the file, from 3201 on, and its kind as in :mod:`struct`."""
-        return _word(self.headers, self.order, byte, kind)
+    @property
+    def interval(self) -> float:
+        """Between samples, µs or mm; 0 where the binary header states none."""
+        exact = _word(self.headers, self.order, 3273, "d") if _revision(self.headers) >= 2 else 0
+        return exact if 0 < exact < 2**31 else _word(self.headers, self.order, 3217, "H")
 
 
 def read_layout(path: Path) -> Layout:

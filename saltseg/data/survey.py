@@ -14,7 +14,7 @@ from saltseg.data.amplitude import live, stretch
 from saltseg.data.datamodule import Drawn, SaltDataModule, Sample
 from saltseg.data.images import IGNORE, Array8, Images
 from saltseg.data.labels import Labels, open_labels
-from saltseg.data.prepare import fit_array, fitted_shape
+from saltseg.data.prepare import fit_array
 from saltseg.data.segy import Direction, Keys, Section, Segy
 from saltseg.data.split import PARTS, UNUSED, Split
 from saltseg.errors import SaltsegError, check_choice, near_miss
@@ -136,9 +136,9 @@ class Survey(SaltDataModule):
                 raise SaltsegError(f"data.labelled.{key}={limits}: expected the first and the last, as [100,250].")
 
     @property
-    def tile(self) -> tuple[int, int]:
-        """Height and width that the network is trained at."""
-        return fitted_shape((self.size, self.size))
+    def image_size(self) -> tuple[int, int]:
+        """Of a tile."""
+        return self.size, self.size
 
     def read(self) -> Images:
         """The labelled lines, in blocks of neighbours."""
@@ -214,6 +214,11 @@ class Survey(SaltDataModule):
             )
         )
         return np.asarray(down[:, None] & across)
+
+    def seen(self) -> Sequence[Array8]:
+        """Some tiles."""
+        tiles = self.drawn(self.part("train"))
+        return [tiles.pick(index, epoch=0)[0] for index in range(min(len(tiles), 200))]
 
     def drawn(self, images: Images) -> Tiles:
         """Tiles, as many as were asked for."""

@@ -1,0 +1,261 @@
+"""``python -m saltseg.predict``: a run is used on images, on Kaggle's test set, on a survey."""
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pandas as pd
+from hydra.core.config_store import ConfigStore
+from numpy.typing import NDArray
+from omegaconf import DictConfig, ListConfig
+from tqdm import tqdm
+
+from saltseg.config import app, resolved
+from saltseg.data.images import Array8
+from saltseg.data.sampling import Grain
+from saltseg.errors import SaltsegError, check_choice
+from saltseg.inference import Mean, Prediction, Predictor, assemble
+from saltseg.metrics import to_threshold
+from saltseg.products import KINDS, Products
+from saltseg.report import console
+from saltseg.run import Run, write_whole
+from saltseg.sections import SurveyOptions
+from saltseg.sources import ARRAY_SUFFIXES, SEGY_SUFFIXES, Source, sources
+from saltseg.survey import predict_survey
+from saltseg.sweep import Sweep, digest
+
+ConfigStore.instance().store(name="survey_schema", node=SurveyOptions)
+
+#: Images that are read, predicted and written at a time, in batches.
+BATCHES = 4
+
+
+def predict(config: DictConfig) -> None:
+    """Find the networks and the input, and write what is asked for."""
+    path = Path(config.input)
+    kinds = find_kinds(config.format, path)
+    runs = find_members(config.run)
+    settle(config, runs)
+    predictor = make_predictor(config, runs)
+    if kinds == ["segy"]:
+        predict_segy(config, path, predictor, runs)
+    else:
+        predict_images(config, path, kinds, predictor, runs)
+
+
+def find_members(named: Any) -> list[Run]:
+    """The finished runs that are named; of a sweep, all that trained.
+
+    Raises:
+        SaltsegError: if one is missing or did not finish.
+    """
+    runs: list[Run] = []
+    for path in map(Path, named if isinstance(named, ListConfig) else [named]):
+        sweep = Sweep.read(path)
+        if sweep is None:
+            runs.append(Run.finished(path))
+        else:
+            runs += [Run.finished(path / job.directory) for job in sweep.jobs if job.trains or not job.training]
+    return runs
+
+
+def find_kinds(asked: Any, path: Path) -> list[str]:
+    """What is to be written.
+
+    Raises:
+        SaltsegError: if a kind is unknown or doesn't suit the input.
+    """
+    if path.suffix.lower() in SEGY_SUFFIXES:
+        if asked not in (None, "segy"):
+            raise SaltsegError(f"format={asked}: of a SEG-Y file a SEG-Y file is made, format=segy.")
+        return ["segy"]
+    if asked is None:
+        return ["npy", "mask", "overlay"] if path.suffix.lower() in ARRAY_SUFFIXES else ["mask", "overlay"]
+    kinds = list(asked) if isinstance(asked, ListConfig) else [asked]
+    for kind in kinds:
+        check_choice("format", kind, KINDS)
+    return kinds
+
+
+def settle(config: DictConfig, runs: Sequence[Run]) -> None:
+    """Fill in from the first run what isn't asked for.
+
+    Raises:
+        SaltsegError: if something asked for can't be.
+    """
+    check_choice("mean", config.mean, get_args(Mean))
+    if not 0 <= config.overlap < 1:
+        raise SaltsegError(f"overlap={config.overlap}: expected a share of a tile, at least 0 and below 1.")
+    first = runs[0].config()
+    if config.weights is None:
+        config.weights = first.weights
+    if config.tta is None:
+        config.tta = first.tta
+    if config.batch_size is None:
+        config.batch_size = first.data.batch_size
+    config.threshold = choose_threshold(config.threshold, runs)
+    if config.temperature is None:
+        config.temperature = runs[0].metrics().get("temperature", 1.0) if len(runs) == 1 else 1.0
+
+
+def make_predictor(config: DictConfig, runs: Sequence[Run]) -> Predictor:
+    """The networks of the runs, as they are asked for."""
+    return assemble(
+        runs,
+        weights=config.weights.value,
+        tta=config.tta.value,
+        image_size=image_size(runs),
+        batch_size=config.batch_size,
+        trust=config.trust,
+        mean=config.mean,
+        overlap=config.overlap,
+    )
+
+
+def image_size(runs: Sequence[Run]) -> tuple[int, int]:
+    """What the networks were trained on.
+
+    Raises:
+        SaltsegError: if they differ, or it isn't known.
+    """
+    sizes = {str(run.path): run.metrics().get("image_size") for run in runs}
+    first = next(iter(sizes.values()))
+    if first is None:
+        raise SaltsegError(
+            f"run: {runs[0].path} was scored before runs kept the size of their images. Score it again: "
+            f"`python -m saltseg.train … ckpt_path={runs[0].last_checkpoint}` trains no further."
+        )
+    if any(size != first for size in sizes.values()):
+        raise SaltsegError(f"run: these can't be averaged, for their images differ in size: {sizes}.")
+    return first[0], first[1]
+
+
+def choose_threshold(asked: Any, runs: Sequence[Run]) -> float:
+    """Above which probability a pixel is salt.
+
+    Raises:
+        SaltsegError: if it is neither a number in (0, 1) nor ``best`` of a single run.
+    """
+    if asked is None:
+        return float(runs[0].config().threshold)
+    if asked == "best":
+        if len(runs) > 1:
+            raise SaltsegError("threshold=best of an ensemble: let evaluate run=[…] split=val find it, and name it.")
+        return float(runs[0].metrics()["threshold_best"])
+    return to_threshold(asked)
+
+
+def about(config: DictConfig, runs: Sequence[Run]) -> dict[str, Any]:
+    """All that a prediction depends on; what was begun with other settings is not gone on with."""
+    settings = {k: v for k, v in resolved(config).items() if k not in ("output", "overwrite")}
+    return {**settings, "networks": [digest(run.checkpoint(config.weights.value)) for run in runs]}
+
+
+def predict_segy(config: DictConfig, path: Path, predictor: Predictor, runs: Sequence[Run]) -> None:
+    """Write the probability of a survey as SEG-Y, and what else ``segy.`` asks for.
+
+    Raises:
+        SaltsegError: if the survey can't be read, or the result is there already.
+    """
+    assert predictor.image_size is not None
+    output = Path(config.output)
+    file = output if output.suffix.lower() in SEGY_SUFFIXES else output / f"{path.stem}_salt{path.suffix}"
+    if file.exists() and not config.overwrite:
+        raise SaltsegError(f"output: {file} is there already, and it is kept. Name another, or overwrite=true.")
+    if file.exists() and file.samefile(path):
+        raise SaltsegError(f"output: {file} is the input itself; name another file.")
+    options = SurveyOptions(**config.segy)
+    grain = Grain.of(runs[0].metrics())
+    row = predict_survey(
+        path, file, predictor, config.threshold, predictor.image_size, grain, options, about(config, runs)
+    )
+    table = pd.DataFrame([{"id": path.stem, **row}])
+    write_whole(file.with_name(f"{file.stem}.csv"), table.to_csv(index=False))
+    console.print(
+        f"{row['salt']:.1%} of what was measured is salt, in {row['bodies']} bodies; mean probability "
+        f"{row['probability']:.3f}\n{file}"
+    )
+
+
+def predict_images(
+    config: DictConfig, path: Path, kinds: Sequence[str], predictor: Predictor, runs: Sequence[Run]
+) -> None:
+    """Write the products of each image; what can't be read is left out, and named in the end.
+
+    Raises:
+        SaltsegError: if an image couldn't be read; the others are done.
+    """
+    assert predictor.image_size is not None
+    found = sources(path, predictor.image_size)
+    sample = find_sample(path) if "kaggle" in kinds else None
+    products = Products(Path(config.output), kinds, about(config, runs), config.overwrite)
+
+    due = [source for source in found if source.name not in products.rows]
+    broken: dict[str, str] = {}
+    start, size = time.perf_counter(), BATCHES * config.batch_size
+    with tqdm(total=len(found), initial=len(found) - len(due), unit=" images", dynamic_ncols=True) as bar:
+        for k in range(0, len(due), size):
+            images = dict(read(due[k : k + size], broken))
+            predictions = predictor.predict(list(images.values()))
+            for (name, image), prediction in zip(images.items(), predictions, strict=True):
+                salt = prediction.probability > config.threshold
+                products.keep(row(name, prediction, salt, config), image, shown(prediction, config), salt)
+            products.note()
+            bar.update(len(due[k : k + size]))
+    done, seconds = len(due) - len(broken), time.perf_counter() - start
+    console.print(f"{done} images in {seconds:.1f} s, {done / seconds:.0f} a second")
+    if broken:
+        reasons = "\n".join(f"  {reason}" for reason in list(broken.values())[:20])
+        raise SaltsegError(
+            f"{len(broken)} of {len(found)} images can't be read, the others are in {products.folder}:\n{reasons}\n"
+            "Mend them, and the same command adds them; or take them out of the input."
+        )
+    products.finish([source.name for source in found], sample)
+    for file in (products.table, products.submission):
+        if file.exists():
+            console.print(f"{file}")
+
+
+def read(due: Sequence[Source], broken: dict[str, str]) -> Iterator[tuple[str, Array8]]:
+    """The names and images; of those that are damaged the reason goes to ``broken``."""
+    for source in due:
+        try:
+            yield source.name, source.read()
+        except SaltsegError as error:
+            broken[source.name] = str(error)
+
+
+def row(name: str, prediction: Prediction, salt: NDArray[np.bool_], config: DictConfig) -> dict[str, Any]:
+    """The row of ``predictions.csv``: the share of salt, the mean probability, and how uncertain both are."""
+    return {
+        "id": name,
+        "height": salt.shape[0],
+        "width": salt.shape[1],
+        "salt": float(salt.mean()),
+        "probability": float(shown(prediction, config).mean()),
+    }
+
+
+def shown(prediction: Prediction, config: DictConfig) -> NDArray[np.float32]:
+    """The probability that is written."""
+    return prediction.probability
+
+
+def find_sample(path: Path) -> Path:
+    """Kaggle's ``sample_submission.csv``, which says which ids are wanted in which order.
+
+    Raises:
+        SaltsegError: if it isn't there.
+    """
+    for folder in (path, path.parent, path.parent.parent):
+        if (folder / "sample_submission.csv").is_file():
+            return folder / "sample_submission.csv"
+    raise SaltsegError(f"format=kaggle: expected sample_submission.csv of the competition's data beside {path}.")
+
+
+main = app("predict")(predict)
+
+if __name__ == "__main__":
+    main()

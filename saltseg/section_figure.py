@@ -1,0 +1,90 @@
+"""A section of a survey with the probability of salt over it, as an interpreter is used to see it."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from numpy.typing import NDArray
+
+from saltseg.data.sampling import resample
+from saltseg.figures import _save
+
+Float = NDArray[np.float32]
+
+#: Troughs red, peaks blue, both pale, so that what lies over them is seen.
+AMPLITUDE = LinearSegmentedColormap.from_list("amplitude", ["#8E2B22", "#E3A79B", "#F7F6F4", "#9DB6D6", "#1F4479"])
+#: From nothing to opaque; dark on both ends of the one below is left to the contour.
+SALT = LinearSegmentedColormap.from_list(
+    "salt", [(0.99, 0.86, 0.2, 0.0), (0.96, 0.62, 0.0, 0.55), (0.8, 0.4, 0.0, 0.75)]
+)
+_INK, _MUTED = "#222222", "#6B6B6B"
+_MOST = 1600  # samples or traces of a picture
+
+
+def draw_section(
+    amplitude: Float,
+    probability: Float,
+    labels: NDArray[np.int32],
+    path: Path,
+    *,
+    along: str,
+    across: str,
+    start: float,
+    interval: float,
+    domain: str,
+    threshold: float,
+) -> None:
+    """Draw amplitudes from red to blue, over them the probability of salt, and a line where it is the threshold.
+
+    Args:
+        amplitude: samples × traces.
+        probability: of the same shape, in [0, 1]; NaN where there is none, which is hatched.
+        labels: numbers of the traces.
+        path: the PNG to write.
+        along: what the section is, the title.
+        across: what the labels are: ``crossline``, ``inline``, ``CDP``.
+        start: of the first sample, ms or m.
+        interval: between samples, ms or m.
+        domain: ``time`` or ``depth``.
+        threshold: a sample is salt above it.
+    """
+    samples, traces = amplitude.shape
+    shape = min(samples, _MOST), min(traces, _MOST)
+    known = np.isfinite(probability)
+    measured = resample(np.where(np.isfinite(amplitude), amplitude, 0), shape, "amplitude")
+    salt = resample(np.where(known, probability, 0), shape, "probability")
+    missing = ~resample(known, shape, "live")
+    end = start + (samples - 1) * interval
+    extent = (-0.5, traces - 0.5, end + interval / 2, start - interval / 2)
+
+    width = float(np.clip(traces / samples * 5.2, 4.5, 12)) + 1.9
+    figure = Figure(figsize=(width, 6.0), layout="constrained")
+    axes = figure.add_subplot()
+    used = np.abs(measured[~missing]) if (~missing).any() else np.abs(measured)
+    clip = max(float(np.percentile(used, 98)), 1e-12)
+    axes.imshow(measured, cmap=AMPLITUDE, vmin=-clip, vmax=clip, extent=extent, aspect="auto")
+    image = axes.imshow(salt, cmap=SALT, vmin=0, vmax=1, extent=extent, aspect="auto", interpolation="nearest")
+    x = np.linspace(0, traces - 1, shape[1]) if shape[1] > 1 else np.zeros(1)
+    y = np.linspace(start, end, shape[0]) if shape[0] > 1 else np.full(1, start)
+    if min(shape) > 1 and salt.min() < threshold < salt.max():
+        axes.contour(x, y, salt, levels=[threshold], colors=[_INK], linewidths=1.1)
+    if missing.any() and min(shape) > 1:
+        axes.contourf(x, y, missing, levels=[0.5, 1.5], colors=["#EDEDED"], hatches=["////"])
+
+    def label(position: float, _: object = None) -> str:
+        return str(labels[round(position)]) if 0 <= round(position) < traces else ""
+
+    axes.xaxis.set_major_formatter(FuncFormatter(label))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=max(int(width), 4)))
+    axes.xaxis.set_label_position("top")
+    axes.tick_params(colors=_MUTED, labelsize=8, top=True, bottom=False, labeltop=True, labelbottom=False)
+    axes.set_xlabel(across, fontsize=9, color=_INK)
+    axes.set_ylabel("time (ms)" if domain == "time" else "depth (m)", fontsize=9, color=_INK)
+    axes.set_title(along, fontsize=10, color=_INK, loc="left")
+    bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.015, aspect=30)
+    bar.ax.axhline(threshold, color=_INK, lw=1.1)
+    bar.set_label(f"probability of salt, line at {threshold:g}", fontsize=9, color=_INK)
+    bar.ax.tick_params(colors=_MUTED, labelsize=8)
+    _save(figure, path)
