@@ -1,5 +1,6 @@
 """``data=segy``: labelled lines of one's own survey, from polygons or a mask volume to a run."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from saltseg.data.verify import verify
 from saltseg.errors import SaltsegError
 from saltseg.metrics import histograms
 from saltseg.module import CERTAINLY_NOT_SALT
+from saltseg.run import Run
 
 segyio = pytest.importorskip("segyio")
 
@@ -280,8 +282,6 @@ def test_a_run_on_lines_is_trained_scored_and_evaluated(tmp_path, files):
     # What TINY says of the synthetic data goes.
     call(train.main, "model=tiny", "trainer=cpu", "trainer.max_epochs=2", "loss=bce", "augmentation=seismic", *own,
          f"hydra.run.dir={tmp_path / 'run'}")  # fmt: skip
-    from saltseg.run import Run
-
     run = Run(tmp_path / "run")
     metrics = run.metrics()
     assert metrics["dataset"] == "segy"
@@ -356,6 +356,8 @@ def test_a_listed_line_without_labels_is_told(tmp_path, files):
     rows = polygons(tmp_path / "s.csv", *rectangle(110, 210, 220, 200, 240), "112,,,")
     with pytest.raises(SaltsegError, match=r"data\.test_lines: inline 120 is not labelled.*no salt"):
         Survey(files["amplitude"], rows, train_lines=[110], val_lines=[112], test_lines=[120]).read()
+    with pytest.raises(SaltsegError, match=r"data\.lines: inline 111 is not labelled"):
+        Survey(files["amplitude"], rows, lines=[110, 111, 112]).read()
 
 
 def test_labels_of_another_geometry_are_told(tmp_path, files):
@@ -370,3 +372,9 @@ def test_labels_of_another_geometry_are_told(tmp_path, files):
 def test_a_missing_file_is_one_message(tmp_path, files, capfd):
     own = ("data=segy", f"data.amplitude={tmp_path / 'no.sgy'}", f"data.labels={files['labels']}")
     assert "no.sgy" in failure(capfd, dataset.main, *own, "action=verify", f"hydra.run.dir={tmp_path / 'v'}")
+
+
+def test_without_segyio_the_extra_is_named(files, monkeypatch):
+    monkeypatch.setitem(sys.modules, "segyio", None)
+    with pytest.raises(SaltsegError, match=r"pip install 'saltseg\[segy\]'"):
+        Survey(files["amplitude"], files["labels"]).read()

@@ -15,7 +15,8 @@ from saltseg.data.datamodule import Drawn, SaltDataModule, Sample
 from saltseg.data.images import IGNORE, Array8, Images
 from saltseg.data.labels import Labels, open_labels
 from saltseg.data.prepare import fit_array
-from saltseg.data.segy import Direction, Keys, Section, Segy
+from saltseg.data.segy import Direction, Section, Segy
+from saltseg.data.segy_headers import Keys
 from saltseg.data.split import PARTS, UNUSED, Split
 from saltseg.errors import SaltsegError, check_choice, near_miss
 
@@ -127,9 +128,11 @@ class Survey(SaltDataModule):
                 raise SaltsegError(f"data.{key}={number}: expected a whole number from {least} on.")
         self.amplitude, self.labels, self.ignore_value = Path(amplitude), Path(labels), ignore_value
         self.direction, self.keys = direction, Keys(**dict(keys or {}))
-        self.lines, self.limits = lines, {k: v for k, v in dict(labelled or {}).items() if v is not None}
+        self.limits = {k: v for k, v in dict(labelled or {}).items() if v is not None}
         self.size, self.tiles_per_epoch, self.blocks, self.gap = tile, tiles_per_epoch, blocks, gap
         self.listed = _listed(dict(zip(PARTS, (train_lines, val_lines, test_lines), strict=True)))
+        # Which setting names a line.
+        self.named = {n: f"{part}_lines" for n, part in self.listed.items()} or dict.fromkeys(lines or (), "lines")
         for key, limits in self.limits.items():
             check_choice("data.labelled", key, ("across", "z"))
             if len(limits) != 2 or not limits[0] <= limits[1]:
@@ -154,9 +157,9 @@ class Survey(SaltDataModule):
             every = survey.numbers(self.direction)
             found = {n: self.read_line(n, survey, labels) for n in self.wanted(labels, every)}
         labelled = [n for n, (_, mask) in found.items() if (mask != IGNORE).any()]
-        if bare := sorted(set(self.listed) - set(labelled)):
+        if bare := sorted(set(self.named) - set(labelled)):
             raise SaltsegError(
-                f"data.{self.listed[bare[0]]}_lines: {self.direction} {bare[0]} is not labelled in {self.labels} "
+                f"data.{self.named[bare[0]]}: {self.direction} {bare[0]} is not labelled in {self.labels} "
                 f"({len(bare)} of those listed are not). In a CSV, a row that names the line alone says: no salt."
             )
         if not labelled:
@@ -187,13 +190,12 @@ class Survey(SaltDataModule):
         Raises:
             SaltsegError: if one that is named does not exist.
         """
-        named = {**dict.fromkeys(self.lines or (), "lines"), **{n: f"{p}_lines" for n, p in self.listed.items()}}
-        if unknown := sorted(set(named) - set(every)):
+        if unknown := sorted(set(self.named) - set(every)):
             raise SaltsegError(
-                f"data.{named[unknown[0]]}: {self.amplitude} has no {self.direction} {unknown[0]}."
+                f"data.{self.named[unknown[0]]}: {self.amplitude} has no {self.direction} {unknown[0]}."
                 f"{near_miss(str(unknown[0]), every)}"
             )
-        return sorted(self.listed or (labels.numbers if self.lines is None else set(self.lines)))
+        return sorted(self.named or labels.numbers)
 
     def read_line(self, number: int, survey: Segy, labels: Labels) -> tuple[Array8, Array8]:
         """Image and mask of a line, samples × traces."""
