@@ -15,7 +15,7 @@ setup: .venv/ready  ## Make the environment .venv and install saltseg into it
 .venv/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "saltseg needs Python 3.11 or newer; set PYTHON=")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[weights,kaggle,wandb,tensorboard,search,joblib,submitit,ray,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[weights,kaggle,wandb,tensorboard,search,segy,export,openvino,joblib,submitit,ray,dev]'
 	touch $@
 
 train: setup  ## Train a network on the embedded data, in a few minutes

@@ -130,7 +130,7 @@ class Points:
                 table = pd.DataFrame(dict(zip(names, (rows[n] for n in _POINT.names or ()), strict=True)))
                 table["body_id"] = body[rows["body"]]
                 table["surface"] = np.array(_SURFACES)[rows["surface"]]
-                table.to_csv(file, index=False, header=False, lineterminator="\n")
+                table.to_csv(file, index=False, header=False, lineterminator="\n", float_format="%.10g")
         partial.replace(path)
         self.scratch.unlink()
 

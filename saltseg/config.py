@@ -129,6 +129,19 @@ class PredictConfig:
 
 
 @dataclass
+class ExportConfig:
+    """The root of ``export``."""
+
+    run: Any = MISSING
+    output: str | None = None
+    overwrite: bool = False
+    tta: Tta | None = None
+    weights: Weights | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+    trust: list[str] = field(default_factory=list)
+
+
+@dataclass
 class CompareConfig:
     """The root of ``compare``."""
 
@@ -236,6 +249,7 @@ def register() -> None:
         "search": SearchConfig,
         "evaluate": EvaluateConfig,
         "predict": PredictConfig,
+        "export": ExportConfig,
         "compare": CompareConfig,
         "dataset": DatasetConfig,
         "dashboard": DashboardConfig,

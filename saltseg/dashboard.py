@@ -7,10 +7,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from saltseg.config import app
-from saltseg.errors import SaltsegError
+from saltseg.errors import SaltsegError, needed
 from saltseg.report import console
 from saltseg.run import Run
-from saltseg.tracking import PICTURES, logged_in, needed
+from saltseg.tracking import PICTURES, logged_in
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace

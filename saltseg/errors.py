@@ -2,6 +2,8 @@
 
 import difflib
 from collections.abc import Iterable
+from importlib import import_module
+from typing import Any
 
 
 class SaltsegError(Exception):
@@ -26,3 +28,15 @@ def check_choice(key: str, value: object, known: Iterable[object]) -> None:
     known = list(known)
     if value not in known:
         raise SaltsegError(f"{key}={value}: there is no such choice.{near_miss(str(value), known)}")
+
+
+def needed(package: str, what: str, extra: str | None = None) -> Any:
+    """The package.
+
+    Raises:
+        SaltsegError: if it isn't installed, naming the ``extra`` that installs it (of the same name by default).
+    """
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise SaltsegError(f"{what} needs {package}: pip install 'saltseg[{extra or package}]'.") from error

@@ -41,10 +41,15 @@ def evaluate(config: DictConfig) -> None:
     result = Run(Path(HydraConfig.get().runtime.output_dir))
     result.figures.mkdir(exist_ok=True)
     with result.outcome():
-        metrics = score_run(result, data, predictor, threshold, parts)
+        metrics = score_run(result, data, predictor, threshold, parts, own_temperature(runs))
         about = {"weights": weights, "tta": tta, "dataset": runs[0].metrics()["dataset"], "status": "finished"}
         result.write_metrics({**metrics, **about, "runs": [str(run.path) for run in runs]})
     show_scores(result)
+
+
+def own_temperature(runs: list[Run]) -> float | None:
+    """What a run's probabilities are tempered by; an ensemble's are others, and runs of old don't know theirs."""
+    return runs[0].metrics().get("temperature") if len(runs) == 1 else None
 
 
 def choose_threshold(asked: Any, runs: list[Run], parts: tuple[str, ...]) -> float | None:

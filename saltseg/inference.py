@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.special import entr
 
+from saltseg.backends import Backend, on_backend
 from saltseg.components import instantiate
 from saltseg.data.datamodule import SaltDataModule, batches_by_shape
 from saltseg.data.images import Array8
@@ -23,6 +24,7 @@ from saltseg.errors import SaltsegError
 from saltseg.hardware import detect
 from saltseg.module import SaltNet
 from saltseg.run import Run, read_checkpoint
+from saltseg.uncertainty import MEMBERS
 
 TTA = Literal["none", "hflip"]
 Mean = Literal["probability", "logit"]
@@ -32,8 +34,6 @@ VIEWS: dict[str, list[tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tenso
     "none": [(lambda x: x, lambda p: p)],
     "hflip": [(lambda x: x, lambda p: p), (lambda x: x.flip(-1), lambda p: p.flip(-1))],
 }
-#: From how many networks on their disagreement means something.
-MEMBERS = 3
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Predictor:
     """Probabilities of salt from one network or several, for images of any size.
 
     An image that is larger than those of the training is cut into overlapping tiles of that size, whose predictions are
-    blended with a Hann window, which is 0 at their borders. It is mirrored beyond its edges as far as a training image is, so that one of the
-    training's size is a single tile and gives what it gives by itself.
+    blended with a Hann window, which is 0 at their borders. It is mirrored beyond its edges as far as a training image
+    is, so that one of the training's size is a single tile and gives what it gives by itself.
 
     Args:
         nets: each B×1×H×W in 0…255 to B×1×H×W logits.
@@ -184,19 +184,21 @@ def assemble(
     image_size: tuple[int, int],
     batch_size: int,
     trust: Sequence[str] = (),
+    backend: Backend = "torch",
     **options: Any,
 ) -> Predictor:
     """The networks of finished runs, as this machine computes them best; ``options`` go to :class:`Predictor`.
 
     Raises:
-        SaltsegError: if a checkpoint is missing, or the runs bring images to a multiple of 32 in different ways.
+        SaltsegError: if a checkpoint is missing, the runs bring images to a multiple of 32 in different ways, or the
+            backend can't be had.
     """
     fits = {str(run.path): run.config().data.fit for run in runs}
     if len(set(fits.values())) > 1:
         raise SaltsegError(f"run: these can't be averaged, for their data.fit differs: {fits}.")
     hardware = detect()
     return Predictor(
-        [load_net(run, weights, trust) for run in runs],
+        [on_backend(load_net(run, weights, trust), backend) for run in runs],
         fit=next(iter(fits.values())),
         tta=tta,
         batch_size=batch_size,

@@ -1,7 +1,7 @@
 """``python -m saltseg.predict``: a run is used on images, on Kaggle's test set, on a survey."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig, ListConfig
 from tqdm import tqdm
 
+from saltseg.calibration import NO_TRANSFER, temper
 from saltseg.config import app, resolved
 from saltseg.data.images import Array8
 from saltseg.data.sampling import Grain
@@ -25,6 +26,7 @@ from saltseg.sections import SurveyOptions
 from saltseg.sources import ARRAY_SUFFIXES, SEGY_SUFFIXES, Source, sources
 from saltseg.survey import predict_survey
 from saltseg.sweep import Sweep, digest
+from saltseg.uncertainty import MEMBERS, disagreement, entropy, uncertainty
 
 ConfigStore.instance().store(name="survey_schema", node=SurveyOptions)
 
@@ -37,6 +39,8 @@ def predict(config: DictConfig) -> None:
     path = Path(config.input)
     kinds = find_kinds(config.format, path)
     runs = find_members(config.run)
+    if "disagreement" in kinds and len(runs) < MEMBERS:
+        raise SaltsegError(f"format=disagreement: {len(runs)} networks, expected {MEMBERS} that were trained apart.")
     settle(config, runs)
     predictor = make_predictor(config, runs)
     if kinds == ["segy"]:
@@ -109,6 +113,7 @@ def make_predictor(config: DictConfig, runs: Sequence[Run]) -> Predictor:
         image_size=image_size(runs),
         batch_size=config.batch_size,
         trust=config.trust,
+        backend=config.backend,
         mean=config.mean,
         overlap=config.overlap,
     )
@@ -175,7 +180,7 @@ def predict_segy(config: DictConfig, path: Path, predictor: Predictor, runs: Seq
     write_whole(file.with_name(f"{file.stem}.csv"), table.to_csv(index=False))
     console.print(
         f"{row['salt']:.1%} of what was measured is salt, in {row['bodies']} bodies; mean probability "
-        f"{row['probability']:.3f}\n{file}"
+        f"{row['probability']:.3f}\n{NO_TRANSFER}\n{file}"
     )
 
 
@@ -200,8 +205,9 @@ def predict_images(
             images = dict(read(due[k : k + size], broken))
             predictions = predictor.predict(list(images.values()))
             for (name, image), prediction in zip(images.items(), predictions, strict=True):
+                maps = maps_of(prediction, config)
                 salt = prediction.probability > config.threshold
-                products.keep(row(name, prediction, salt, config), image, shown(prediction, config), salt)
+                products.keep(row(name, prediction, maps, config), image, maps, salt)
             products.note()
             bar.update(len(due[k : k + size]))
     done, seconds = len(due) - len(broken), time.perf_counter() - start
@@ -213,6 +219,7 @@ def predict_images(
             "Mend them, and the same command adds them; or take them out of the input."
         )
     products.finish([source.name for source in found], sample)
+    console.print(NO_TRANSFER)
     for file in (products.table, products.submission):
         if file.exists():
             console.print(f"{file}")
@@ -227,20 +234,34 @@ def read(due: Sequence[Source], broken: dict[str, str]) -> Iterator[tuple[str, A
             broken[source.name] = str(error)
 
 
-def row(name: str, prediction: Prediction, salt: NDArray[np.bool_], config: DictConfig) -> dict[str, Any]:
-    """The row of ``predictions.csv``: the share of salt, the mean probability, and how uncertain both are."""
-    return {
-        "id": name,
-        "height": salt.shape[0],
-        "width": salt.shape[1],
-        "salt": float(salt.mean()),
-        "probability": float(shown(prediction, config).mean()),
+def maps_of(prediction: Prediction, config: DictConfig) -> dict[str, NDArray[np.float32]]:
+    """What can be written of each pixel: ``probability``, ``entropy``, and of several networks ``disagreement``."""
+    probability = prediction.probability
+    maps = {
+        "probability": temper(probability, config.temperature) if config.calibrate else probability,
+        "entropy": entropy(probability, config.temperature),
     }
+    if prediction.member_entropy is not None:
+        maps["disagreement"] = disagreement(probability, prediction.member_entropy)
+    return maps
 
 
-def shown(prediction: Prediction, config: DictConfig) -> NDArray[np.float32]:
-    """The probability that is written."""
-    return prediction.probability
+def row(
+    name: str, prediction: Prediction, maps: Mapping[str, NDArray[np.float32]], config: DictConfig
+) -> dict[str, Any]:
+    """The row of ``predictions.csv``: the share of salt, the mean probability, and how uncertain both are."""
+    probability = prediction.probability
+    known = {
+        "id": name,
+        "height": probability.shape[0],
+        "width": probability.shape[1],
+        "salt": float((probability > config.threshold).mean()),
+        "probability": float(maps["probability"].mean()),
+        "uncertainty": uncertainty(probability, config.threshold, config.temperature),
+    }
+    if "disagreement" in maps:
+        known["disagreement"] = float(maps["disagreement"].mean())
+    return known
 
 
 def find_sample(path: Path) -> Path:

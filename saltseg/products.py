@@ -21,11 +21,15 @@ from saltseg.data.images import Array8
 from saltseg.errors import SaltsegError
 from saltseg.run import write_whole, writing
 
+Float = NDArray[np.float32]
+
 #: Where each kind of file goes, and its ending.
 PLACES = {
     "mask": ("masks", ".png"),
     "overlay": ("overlays", ".png"),
     "probability": ("probability", ".png"),
+    "entropy": ("entropy", ".png"),
+    "disagreement": ("disagreement", ".png"),
     "npy": ("npy", ".npy"),
 }
 KINDS = (*PLACES, "kaggle")
@@ -99,15 +103,13 @@ class Products:
         folder, ending = PLACES[kind]
         return self.folder / folder / f"{name}{ending}"
 
-    def keep(
-        self, row: dict[str, Any], image: Array8, probability: NDArray[np.float32], salt: NDArray[np.bool_]
-    ) -> None:
+    def keep(self, row: dict[str, Any], image: Array8, maps: Mapping[str, Float], salt: NDArray[np.bool_]) -> None:
         """Write the files of an image.
 
         Args:
             row: what the table says of it, which begins with its ``id``.
             image: h×w.
-            probability: h×w, in [0, 1].
+            maps: by name, h×w in [0, 1]: ``probability``, ``entropy``, ``disagreement``.
             salt: h×w, where it is predicted.
 
         Raises:
@@ -118,7 +120,7 @@ class Products:
                 file = self.file(kind, row["id"])
                 with writing(file):
                     file.parent.mkdir(parents=True, exist_ok=True)
-                write_whole(file, _content(kind, image, probability, salt))
+                write_whole(file, _content(kind, image, maps, salt))
         if "kaggle" in self.kinds:
             row = {**row, "rle_mask": rle.encode(salt)}
         self.rows[row["id"]] = {k: str(v) for k, v in row.items()}
@@ -179,16 +181,16 @@ def submission(table: pd.DataFrame, sample: Path) -> pd.DataFrame:
     return table[["id", "rle_mask"]]
 
 
-def _content(kind: str, image: Array8, probability: NDArray[np.float32], salt: NDArray[np.bool_]) -> bytes:
+def _content(kind: str, image: Array8, maps: Mapping[str, Float], salt: NDArray[np.bool_]) -> bytes:
     if kind == "npy":
         stream = BytesIO()
-        np.save(stream, probability)
+        np.save(stream, maps["probability"])
         return stream.getvalue()
     if kind == "mask":
         return _png(np.uint8(255) * salt)
-    if kind == "probability":  # 65535 is 1
-        return _png(np.round(probability * 65535).astype(np.uint16))
-    return _png(overlay(image, probability, salt))
+    if kind == "overlay":
+        return _png(overlay(image, maps["probability"], salt))
+    return _png(np.round(maps[kind] * 65535).astype(np.uint16))  # 65535 is 1
 
 
 def _png(pixels: NDArray[Any]) -> bytes:
@@ -196,7 +198,7 @@ def _png(pixels: NDArray[Any]) -> bytes:
     return encoded.tobytes()
 
 
-def overlay(image: Array8, probability: NDArray[np.float32], salt: NDArray[np.bool_]) -> Array8:
+def overlay(image: Array8, probability: Float, salt: NDArray[np.bool_]) -> Array8:
     """The image with the probability of salt over it in blue, and salt outlined: H×W×3 uint8 (BGR).
 
     A small image is enlarged by a whole number.

@@ -234,10 +234,12 @@ class Run:
         done = read_checkpoint(checkpoint)["epoch"]
         history = before.history()
         self.write_table(self.history_file, history[history["epoch"] <= done])
-        if before.best_checkpoint.is_file() and before.path != self.path.resolve():
-            partial = self.best_checkpoint.with_suffix(".partial")
-            shutil.copyfile(before.best_checkpoint, partial)
-            partial.replace(self.best_checkpoint)
+        # The checkpoint as well: a training that was done already leaves no other.
+        for source, own in ((before.best_checkpoint, self.best_checkpoint), (checkpoint, self.last_checkpoint)):
+            if source.is_file() and source.resolve() != own.resolve():
+                partial = own.with_suffix(".partial")
+                shutil.copyfile(source, partial)
+                partial.replace(own)
 
     def share(self, trained: "Run") -> dict[str, Any]:
         """Take the training of another run: its checkpoints as links, its history, and what is said about it."""

@@ -10,14 +10,18 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from saltseg import figures
+from saltseg import figures, plots
+from saltseg.calibration import expected_calibration_error, fit_temperature, pooled, temper
 from saltseg.data.datamodule import SaltDataModule
 from saltseg.data.images import IGNORE, Array8, Images
 from saltseg.inference import Predictor
 from saltseg.metrics import CURVE, SCORES, Counts, best_threshold, histograms
+from saltseg.retention import curves, flat, retention, subsets
 from saltseg.run import Run
+from saltseg.uncertainty import boundary_length, disagreement, uncertainty
 
 HELD_OUT = ("val", "test")
+NAMES = {"val": "validation", "test": "test"}
 Maps = Sequence[NDArray[np.float32]]
 
 
@@ -32,15 +36,35 @@ def count(maps: Maps, masks: Sequence[Array8], thresholds: Sequence[float] = CUR
 
 @dataclass(frozen=True)
 class Part:
-    """One held-out part with what was predicted on it: the images, N maps, and N×2×20 pixel counts."""
+    """One held-out part with what was predicted on it.
+
+    Attributes:
+        images: N.
+        maps: N of probabilities.
+        histogram: N×2×20 pixel counts.
+        member_entropy: N maps of the mean entropy of three or more networks in bits; empty for fewer of them.
+    """
 
     images: Images
     maps: Maps
     histogram: NDArray[np.int64]
+    member_entropy: Maps = ()
 
     @classmethod
-    def of(cls, images: Images, maps: Maps) -> "Part":
-        return cls(images, maps, count(maps, images.masks))
+    def of(cls, images: Images, maps: Maps, member_entropy: Maps = ()) -> "Part":
+        return cls(images, maps, count(maps, images.masks), member_entropy)
+
+    @classmethod
+    def predicted(cls, images: Images, predictor: Predictor) -> "Part":
+        """What the predictor makes of the images."""
+        found = predictor.predict(images.images)
+        entropy = [p.member_entropy for p in found if p.member_entropy is not None]
+        return cls.of(images, [p.probability for p in found], entropy)
+
+    def pooled(self, temperature: float | None = None) -> NDArray[np.int64]:
+        """The calibration histogram of all labelled pixels, see :mod:`saltseg.calibration`; tempered or as they are."""
+        maps = self.maps if temperature is None else (temper(m, temperature) for m in self.maps)
+        return pooled(maps, self.images.masks)
 
     def at(self, threshold: float) -> Counts:
         """The counts at any one threshold, N×1."""
@@ -81,8 +105,24 @@ def scores(parts: Mapping[str, Part], threshold: float) -> dict[str, Any]:
     return result
 
 
-def predictions(parts: Mapping[str, Part], threshold: float, folds: Mapping[str, int]) -> pd.DataFrame:
-    """The content of ``predictions.csv``: a row per held-out image, ``salt`` and ``predicted`` as shares of it."""
+def calibration(parts: Mapping[str, Part], temperature: float | None) -> dict[str, float]:
+    """What is known of the probabilities, flat: ``temperature``, and ``val/ece``, ``val/ece_tempered`` and so on."""
+    result = {} if temperature is None else {"temperature": temperature}
+    for name, part in parts.items():
+        result[f"{name}/ece"] = expected_calibration_error(part.pooled())
+        if temperature is not None:
+            result[f"{name}/ece_tempered"] = expected_calibration_error(part.pooled(temperature))
+    return result
+
+
+def predictions(
+    parts: Mapping[str, Part], threshold: float, folds: Mapping[str, int], temperature: float = 1.0
+) -> pd.DataFrame:
+    """The content of ``predictions.csv``: a row per held-out image, ``salt`` and ``predicted`` as shares of it.
+
+    ``uncertainty`` is the Dice that the image expects to miss, ``boundary`` the length of the predicted boundary in
+    pixels; of three or more networks, ``disagreement`` is their mutual information in bits, the mean over the pixels.
+    """
     tables = []
     for name, part in parts.items():
         counted, images = part.at(threshold), part.images
@@ -100,6 +140,9 @@ def predictions(parts: Mapping[str, Part], threshold: float, folds: Mapping[str,
                     "predicted": counted.predicted[:, 0] / np.maximum(counted.pixels, 1),
                     "depth": images.depth,
                     "suspect": images.suspect,
+                    "uncertainty": [uncertainty(m, threshold, temperature) for m in part.maps],
+                    "boundary": [boundary_length(m > threshold) for m in part.maps],
+                    **_disagreement(part),
                 }
             )
         )
@@ -141,6 +184,7 @@ def score_run(
     predictor: Predictor,
     threshold: float | None,
     names: Sequence[str] = HELD_OUT,
+    temperature: float | None = None,
 ) -> dict[str, Any]:
     """Predict the held-out parts and write what they give: tables, arrays and pictures of ``run``.
 
@@ -149,26 +193,45 @@ def score_run(
         data: whose held-out images are scored.
         predictor: from images to probabilities.
         threshold: a pixel is salt above it; None: the best one of ``val``.
-        names: which parts; the first with images gives ``thresholds.csv``, the last the picture of predictions.
+        names: which parts; the first with images gives ``thresholds.csv``, the last the pictures.
+        temperature: of the probabilities where ``val``, on which it is fitted, isn't scored; None: it isn't known.
 
     Returns:
-        The flat scores, see :func:`scores`.
+        The flat scores, see :func:`scores`, which no temperature touches; and what is known of the probabilities.
     """
     held_out = {name: data.part(name) for name in names}
-    parts = {name: Part.of(images, predictor(images.images)) for name, images in held_out.items() if len(images)}
+    parts = {name: Part.predicted(images, predictor) for name, images in held_out.items() if len(images)}
     if threshold is None:
         threshold = best_threshold(Counts.of(parts["val"].histogram).summary()["iou"])
     result = scores(parts, threshold)
     folds = {i: int(f) for i, f in zip(data.images.ids, data.division.fold, strict=True)}
+    if "val" in parts:
+        temperature = fit_temperature(parts["val"].maps, parts["val"].images.masks)
     first, last = next(iter(parts.values())), list(parts.values())[-1]
-    thresholds = curve(first)
+    thresholds, table = curve(first), predictions(parts, threshold, folds, temperature or 1.0)
+    retained = retention(table)
     run.write_table(run.path / "thresholds.csv", thresholds)
-    run.write_table(run.path / "predictions.csv", predictions(parts, threshold, folds))
+    run.write_table(run.path / "predictions.csv", table)
+    run.write_table(run.path / "uncertainty.csv", retained)
     run.write_arrays(run.path / "scores.npz", **arrays(parts))
     best = result.get("threshold_best", threshold)
-    figures.thresholds(thresholds, run.figures / "thresholds.png", threshold, best)
+    plots.thresholds(thresholds, run.figures / "thresholds.png", threshold, best)
     draw_predictions(last, threshold, run.figures / "predictions.png")
-    return result
+    draw_confidence(list(parts)[-1], last, temperature, table, run.figures)
+    return {**result, **calibration(parts, temperature), **flat(retained)}
+
+
+def draw_confidence(name: str, part: Part, temperature: float | None, table: pd.DataFrame, folder: Path) -> None:
+    """Whether probabilities are what they say, before and after the temperature; and what the uncertainty is worth."""
+    shown = f"{len(part.images)} {NAMES[name]} images"
+    after = None if temperature is None else part.pooled(temperature)
+    plots.reliability(part.pooled(), after, temperature, shown, folder / "reliability.png")
+    kept = {
+        f"{len(rows)} {NAMES[name]} images{'' if kind == 'all' else f' {kind}'}": curves(rows)
+        for (of, kind), rows in subsets(table).items()
+        if of == name
+    }
+    plots.retention(kept, folder / "uncertainty.png")
 
 
 def draw_predictions(part: Part, threshold: float, path: Path, count: int = 24) -> None:
@@ -184,6 +247,12 @@ def draw_predictions(part: Part, threshold: float, path: Path, count: int = 24) 
         path,
         threshold,
     )
+
+
+def _disagreement(part: Part) -> dict[str, list[float]]:
+    pairs = zip(part.maps, part.member_entropy, strict=True) if part.member_entropy else ()
+    found = [float(disagreement(mean, entropy).mean()) for mean, entropy in pairs]
+    return {"disagreement": found} if found else {}
 
 
 def split_table(data: SaltDataModule) -> pd.DataFrame:

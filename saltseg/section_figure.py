@@ -3,24 +3,26 @@
 from pathlib import Path
 
 import numpy as np
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter
 
 from saltseg.data.sampling import resample
-from saltseg.figures import _save
+from saltseg.style import save
 
 Float = NDArray[np.float32]
 
 #: Troughs red, peaks blue, both pale, so that what lies over them is seen.
 AMPLITUDE = LinearSegmentedColormap.from_list("amplitude", ["#8E2B22", "#E3A79B", "#F7F6F4", "#9DB6D6", "#1F4479"])
-#: From nothing to opaque; dark on both ends of the one below is left to the contour.
-SALT = LinearSegmentedColormap.from_list(
-    "salt", [(0.99, 0.86, 0.2, 0.0), (0.96, 0.62, 0.0, 0.55), (0.8, 0.4, 0.0, 0.75)]
-)
+#: Yellow is neither of them; from nothing to half opaque, for reflections inside salt are to be judged, too.
+SALT = LinearSegmentedColormap.from_list("salt", [(1.0, 0.9, 0.35, 0.0), (1.0, 0.78, 0.0, 0.55)])
+#: Where there is no probability.
+NONE = ListedColormap(["#FFFFFF00", "#DCDCDC"])
 _INK, _MUTED = "#222222", "#6B6B6B"
 _MOST = 1600  # samples or traces of a picture
+_NEAR = 151  # samples and traces
 
 
 def draw_section(
@@ -38,9 +40,11 @@ def draw_section(
 ) -> None:
     """Draw amplitudes from red to blue, over them the probability of salt, and a line where it is the threshold.
 
+    The amplitudes are balanced for the eye, so that the deep and dark is seen, too.
+
     Args:
         amplitude: samples × traces.
-        probability: of the same shape, in [0, 1]; NaN where there is none, which is hatched.
+        probability: of the same shape, in [0, 1]; NaN where there is none, which is grey.
         labels: numbers of the traces.
         path: the PNG to write.
         along: what the section is, the title.
@@ -62,16 +66,13 @@ def draw_section(
     width = float(np.clip(traces / samples * 5.2, 4.5, 12)) + 1.9
     figure = Figure(figsize=(width, 6.0), layout="constrained")
     axes = figure.add_subplot()
-    used = np.abs(measured[~missing]) if (~missing).any() else np.abs(measured)
-    clip = max(float(np.percentile(used, 98)), 1e-12)
-    axes.imshow(measured, cmap=AMPLITUDE, vmin=-clip, vmax=clip, extent=extent, aspect="auto")
+    axes.imshow(_balanced(measured, ~missing), cmap=AMPLITUDE, vmin=-2, vmax=2, extent=extent, aspect="auto")
     image = axes.imshow(salt, cmap=SALT, vmin=0, vmax=1, extent=extent, aspect="auto", interpolation="nearest")
     x = np.linspace(0, traces - 1, shape[1]) if shape[1] > 1 else np.zeros(1)
     y = np.linspace(start, end, shape[0]) if shape[0] > 1 else np.full(1, start)
     if min(shape) > 1 and salt.min() < threshold < salt.max():
         axes.contour(x, y, salt, levels=[threshold], colors=[_INK], linewidths=1.1)
-    if missing.any() and min(shape) > 1:
-        axes.contourf(x, y, missing, levels=[0.5, 1.5], colors=["#EDEDED"], hatches=["////"])
+    axes.imshow(missing, cmap=NONE, vmin=0, vmax=1, extent=extent, aspect="auto", interpolation="nearest")
 
     def label(position: float, _: object = None) -> str:
         return str(labels[round(position)]) if 0 <= round(position) < traces else ""
@@ -87,4 +88,13 @@ def draw_section(
     bar.ax.axhline(threshold, color=_INK, lw=1.1)
     bar.set_label(f"probability of salt, line at {threshold:g}", fontsize=9, color=_INK)
     bar.ax.tick_params(colors=_MUTED, labelsize=8)
-    _save(figure, path)
+    save(figure, path)
+
+
+def _balanced(amplitude: Float, live: NDArray[np.bool_]) -> Float:
+    """Amplitudes over their root mean square nearby, among what is live."""
+    power, share = (uniform_filter(v.astype(np.float64), _NEAR) for v in (np.where(live, amplitude, 0.0) ** 2, live))
+    rms = np.sqrt(np.maximum(power, 0) / np.maximum(share, 1e-6))
+    out = np.zeros(amplitude.shape, np.float32)
+    np.divide(amplitude, rms, out=out, where=live & (rms > 0), casting="same_kind")
+    return out

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from saltseg.data import amplitude as amplitudes
 from saltseg.data.images import Array8
 from saltseg.data.sampling import Grain, check_factors, choose_factors, resample, resampled_shape
-from saltseg.data.segy import Direction, Domain, Keys, Section, Segy
+from saltseg.data.segy import Direction, Domain, Section, Segy
+from saltseg.data.segy_headers import Keys
 from saltseg.errors import SaltsegError, check_choice
 
 Float = NDArray[np.float32]

@@ -89,6 +89,11 @@ class Images:
         with np.errstate(invalid="ignore"):  # a draw may hold none of the few images that have a score
             return np.concatenate([(drawn @ sums) / (drawn @ counts) for drawn in self._drawn()])
 
+    def weights(self) -> Iterator[NDArray[np.int64]]:
+        """How often each image was drawn, b×N at a time, B in all."""
+        for drawn in self._drawn():
+            yield np.asarray(drawn @ self._member, np.int64)
+
     def p_values(self, differences: Floats) -> Floats:
         """K two-sided p-values that the means of N×K paired ``differences`` are 0: all flips of signs, or many.
 

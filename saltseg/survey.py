@@ -6,12 +6,11 @@ finds bodies. In memory are one section (a few, where it is smoothed over) and s
 """
 
 import json
-import logging
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +26,6 @@ from saltseg.section_figure import draw_section
 from saltseg.sections import Bool, Float, Predict, Preparation, SurveyOptions, prepare
 
 Labels = NDArray[np.int64]
-
-log = logging.getLogger(__name__)
 
 #: What a pass writes where there is no probability.
 _NONE = -1.0
@@ -66,11 +63,13 @@ def predict_survey(
         SaltsegError: if the survey can't be read or the result not written, or if an interrupted prediction with
             other settings is there.
     """
-    with options.open(path_in) as survey, ExitStack() as stack:
+    with options.open(path_in) as survey, ExitStack() as stack, _writing(path_out):
         both: list[Direction] = ["inline", "crossline"]
         directions = both if options.direction == "both" else [d for d in both if d == options.direction]
         if not survey.is_cube:
             directions = both[:1]
+        passes: dict[Direction, Path] = {d: _hidden(path_out, d) for d in directions}
+        journal = _hidden(path_out, "settings")
         state = Path(path_in).stat()
         settings = {
             "input": f"{Path(path_in).resolve()}, {state.st_size} bytes of {state.st_mtime_ns}",
@@ -80,23 +79,28 @@ def predict_survey(
             **(about or {}),
         }
         path_out.parent.mkdir(parents=True, exist_ok=True)
-        journal = _hidden(path_out, "settings")
         _go_on(journal, path_out, settings)
-        passes: dict[Direction, Path] = {d: _hidden(path_out, d) for d in directions}
-        factors = {}
+        preparations = {d: prepare(survey, d, window, grain, options) for d in directions}
         for direction, file in passes.items():
-            preparation = prepare(survey, direction, window, grain, options)
-            factors[direction] = preparation.factors
             if not file.exists():
-                _predict(survey, direction, file, preparation, predictor, journal.read_text())
+                _predict(survey, direction, file, preparations[direction], predictor, journal.read_text("utf-8"))
         found = {d: stack.enter_context(options.open(file)) for d, file in passes.items()}
         row = _finish(survey, found, path_out, threshold, options)
         _draw(survey, path_out, threshold, options)
     for file in (*passes.values(), journal):
         file.unlink()
-    if any(f != (1.0, 1.0) for f in factors.values()):
-        log.info("resampled by %s", factors)
-    return {**row, "resample": " ".join(f"{v:g}×{h:g}" for v, h in dict.fromkeys(factors.values()))}
+    factors = dict.fromkeys(p.factors for p in preparations.values())
+    return {**row, "resample": " ".join(f"{v:g}×{h:g}" for v, h in factors)}
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SaltsegError(
+            f"{path} can't be written: {error.strerror or error}. What is done is kept, and the same command goes on."
+        ) from error
 
 
 def _hidden(path: Path, what: str) -> Path:
@@ -110,13 +114,14 @@ def _go_on(journal: Path, path: Path, settings: Mapping[str, Any]) -> None:
         SaltsegError: if they aren't.
     """
     now = json.loads(json.dumps(settings, default=str))
-    if journal.exists():
+    begun = any(_hidden(path, f"{d}{part}").exists() for d in get_args(Direction) for part in ("", ".part"))
+    if begun and journal.exists():
         before = json.loads(journal.read_text(encoding="utf-8"))
         if other := [key for key in {**before, **now} if before.get(key) != now.get(key)]:
             listed = ", ".join(f"{key} was {before.get(key)} and is {now.get(key)}" for key in other)
             raise SaltsegError(
                 f"{path}: an interrupted prediction is there, but with other settings: {listed}. Repeat that command "
-                f"to go on with it, or delete {journal.with_suffix('')}.* to begin anew."
+                f"to go on with it, or delete {_hidden(path, '*')} to begin anew."
             )
     write_whole(journal, json.dumps(now, indent=2))
 
@@ -179,9 +184,9 @@ def _finish(
         points.write(path.with_name(f"{path.stem}_points.csv"), body, survey.domain)
     samples = max(row["live"], 1)
     return {
-        "salt": row["salt"] / samples,
-        "probability": row["probability"] / samples,
-        "live": row["live"] / (survey.samples * survey.traces),
+        "salt": float(row["salt"] / samples),
+        "probability": float(row["probability"] / samples),
+        "live": float(row["live"] / (survey.samples * survey.traces)),
         "bodies": int(body.max()),
         "holes": int(row["holes"]),
         "holes_left": int(row["holes_left"]),

@@ -4,7 +4,6 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from os import environ
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +19,7 @@ from PIL import Image
 
 from saltseg import figures
 from saltseg.data.images import IGNORE
-from saltseg.errors import SaltsegError
+from saltseg.errors import SaltsegError, needed
 from saltseg.run import Run
 from saltseg.scoring import Part
 
@@ -265,18 +264,6 @@ def captions(part: Part, threshold: float) -> list[str]:
         f"{name}\n{share:.0%} salt, IoU {iou:.2f}"
         for name, share, iou in zip(part.images.ids, shares, scores, strict=True)
     ]
-
-
-def needed(package: str, what: str, extra: str | None = None) -> Any:
-    """The package.
-
-    Raises:
-        SaltsegError: if it isn't installed, naming the ``extra`` that installs it (of the same name by default).
-    """
-    try:
-        return import_module(package)
-    except ImportError as error:
-        raise SaltsegError(f"{what} needs {package}: pip install 'saltseg[{extra or package}]'.") from error
 
 
 def logged_in(verify: bool = False) -> bool:

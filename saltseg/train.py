@@ -18,7 +18,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
-from saltseg import figures
+from saltseg import plots
 from saltseg.callbacks import MONITORS, EpochSeed, History, LossSchedule
 from saltseg.components import check, instantiate, listed
 from saltseg.config import app, choices, command_line, resolved
@@ -221,7 +221,7 @@ def score(config: DictConfig, run: Run, data: SaltDataModule, about: dict[str, A
         image_size=data.image_size,
     )
     scores = score_run(run, data, predictor, config.threshold)
-    figures.curves(run.history(), run.figures / "curves.png")
+    plots.curves(run.history(), run.figures / "curves.png")
     metrics = {
         **scores,
         **Grain.measure(data.seen()).flat(),

@@ -13,6 +13,7 @@ from saltseg import compare
 from saltseg.arms import find, group
 from saltseg.errors import SaltsegError
 from saltseg.run import Run
+from saltseg.scored import Scored
 
 BY_HAND = {"data": {"_target_": "saltseg.data.tgs.TGS", "root": "nowhere"}}
 
@@ -195,6 +196,14 @@ def test_without_scores_npz_there_is_the_table_and_what_is_left_out(recipes, tmp
     page = (tmp_path / "out" / "report.html").read_text()
     assert "No scores.npz in bare: " in page
     assert "What an interpreter asks" not in page
+
+
+def test_runs_from_before_there_was_uncertainty_are_read(recipes, tmp_path):
+    old = shutil.copytree(recipes["resnet18"][0], tmp_path / "old")
+    columns = ["uncertainty", "boundary"]
+    pd.read_csv(old / "predictions.csv", dtype=str).drop(columns=columns).to_csv(old / "predictions.csv", index=False)
+    new = Scored.read(Run(recipes["resnet18"][0])).table
+    pd.testing.assert_frame_equal(Scored.read(Run(old)).table, new.drop(columns=columns))
 
 
 def test_the_truth_comes_from_the_run_or_from_the_data_or_is_left_out(tmp_path, capfd):

@@ -36,7 +36,7 @@ def scored(directory, *overrides):
 
 
 def scores(metrics):
-    return {k: v for k, v in metrics.items() if "/" in k}
+    return {k: v for k, v in metrics.items() if "/" in k and not k.startswith("grain/")}
 
 
 def test_a_run_is_reproduced_at_its_own_settings_and_left_alone(run, tmp_path):
@@ -71,6 +71,8 @@ def test_one_split_alone(run, tmp_path):
     only = scored(tmp_path, f"run={run.path}", "split=test")
     assert {key.partition("/")[0] for key in scores(only.metrics())} == {"test"}
     assert only.metrics()["test/iou"] == pytest.approx(run.metrics()["test/iou"], abs=1e-6)
+    for key in ("temperature", "test/ece_tempered", "test/iou_kept80"):  # fitted on validation, when the run was scored
+        assert only.metrics()[key] == pytest.approx(run.metrics()[key], abs=1e-6)
     assert set(pd.read_csv(only.path / "predictions.csv")["split"]) == {"test"}
 
 
@@ -97,6 +99,16 @@ def test_an_ensemble_averages_the_probabilities_of_its_members(run, second, tmp_
     assert np.abs(together - np.mean(members, axis=0)).max() <= 1
     assert both.metrics()["runs"] == [str(run.path), str(second.path)]
     assert both.metrics()["threshold"] == 0.45
+    assert both.metrics()["temperature"] not in [r.metrics()["temperature"] for r in alone]
+
+
+def test_three_networks_tell_what_they_disagree_about(run, second, tmp_path):
+    three = scored(tmp_path / "three", f"run=[{run.path},{second.path},{run.path}]", "split=test")
+    assert (pd.read_csv(three.path / "predictions.csv")["disagreement"] > 0).all()
+    assert "disagreement" in set(pd.read_csv(three.path / "uncertainty.csv")["by"])
+    assert (
+        "temperature" not in three.metrics()
+    )  # an ensemble's own is fitted on its validation, which isn't scored here
 
 
 def test_an_ensemble_with_a_member_that_has_learned_the_scored_images_is_refused(run, tmp_path, capfd):

@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from saltseg import figures
+from saltseg import figures, plots, style
 from saltseg.data.images import IGNORE
 
 ORANGE, BLUE = "#E69F00", "#56B4E9"
@@ -132,22 +132,22 @@ def test_ignored_pixels_are_striped_and_named(tmp_path: Path) -> None:
     masks[0][:50] = IGNORE
     figures.samples(images, masks, ["id"], tmp_path / "samples.png")
     changed = (plain != pixels(tmp_path / "samples.png")).any(axis=-1)
-    right, top = plain.shape[1] // 4, round(0.33 * figures._DPI)
+    right, top = plain.shape[1] // 4, round(0.33 * style.DPI)
     assert changed[top:, right:].any(), "the stripes"
     assert changed[:top].any(), "the key"
 
 
 def test_phase_starts() -> None:
-    assert figures.phase_starts(history(*["bce"] * 20, *["dice"] * 20)) == [(0, "bce"), (20, "dice")]
-    assert figures.phase_starts(history("bce")) == [(0, "bce")]
+    assert plots.phase_starts(history(*["bce"] * 20, *["dice"] * 20)) == [(0, "bce"), (20, "dice")]
+    assert plots.phase_starts(history("bce")) == [(0, "bce")]
     again = history("bce", "dice", "dice", "bce")
-    assert figures.phase_starts(again) == [(0, "bce"), (1, "dice"), (3, "bce")]
-    assert figures.phase_starts(again[again["epoch"] > 1]) == [(2, "dice"), (3, "bce")]
+    assert plots.phase_starts(again) == [(0, "bce"), (1, "dice"), (3, "bce")]
+    assert plots.phase_starts(again[again["epoch"] > 1]) == [(2, "dice"), (3, "bce")]
 
 
 def drawn_figure(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     kept: list[Figure] = []
-    monkeypatch.setattr(figures, "_save", lambda figure, path: kept.append(figure))
+    monkeypatch.setattr(plots, "save", lambda figure, path: kept.append(figure))
     return kept
 
 
@@ -156,7 +156,7 @@ def test_curves_mark_the_switch_and_the_best_epoch(tmp_path: Path, monkeypatch: 
     rows = history("bce", "bce", "bce", "dice", "dice")
     rows.loc[2, "val/iou"] = 0.9
     rows.loc[4, "val/iou"] = np.nan
-    figures.curves(rows, tmp_path / "c.png")
+    plots.curves(rows, tmp_path / "c.png")
     loss, score, _ = kept[0].axes
     switches = [[line for line in axes.lines if np.array_equal(line.get_xdata(), [2.5, 2.5])] for axes in (loss, score)]
     assert [len(lines) for lines in switches] == [1, 1]
@@ -168,33 +168,67 @@ def test_curves_mark_the_switch_and_the_best_epoch(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize("losses", [["bce"], ["bce"] * 3 + ["dice"] * 2, ["a", "b", "c", "d"]])
 def test_curves(tmp_path: Path, losses: list[str]) -> None:
-    figures.curves(history(*losses), tmp_path / "curves.png")
+    plots.curves(history(*losses), tmp_path / "curves.png")
     pixels(tmp_path / "curves.png")
 
 
 def test_curves_of_a_run_without_scores_yet(tmp_path: Path) -> None:
     rows = history("bce", "bce")
     rows[["val/loss", "val/iou", "val/dice", "val/map"]] = np.nan
-    figures.curves(rows, tmp_path / "curves.png")
+    plots.curves(rows, tmp_path / "curves.png")
     pixels(tmp_path / "curves.png")
 
 
 def test_thresholds_write_the_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    figures.thresholds(curve(), tmp_path / "thresholds.png", threshold=0.5, best=0.4)
+    plots.thresholds(curve(), tmp_path / "thresholds.png", threshold=0.5, best=0.4)
     pixels(tmp_path / "thresholds.png")
     kept = drawn_figure(monkeypatch)
-    figures.thresholds(curve(), tmp_path / "t.png", threshold=0.5, best=0.4)
+    plots.thresholds(curve(), tmp_path / "t.png", threshold=0.5, best=0.4)
     texts = {text.get_text() for text in kept[0].axes[0].texts}
     assert {"in use 0.50: IoU 0.790", "best 0.40: IoU 0.800"} <= texts
-    figures.thresholds(curve(), tmp_path / "t.png", threshold=0.4, best=0.4)
+    plots.thresholds(curve(), tmp_path / "t.png", threshold=0.4, best=0.4)
     assert "in use and best 0.40: IoU 0.800" in {text.get_text() for text in kept[1].axes[0].texts}
+
+
+@pytest.mark.parametrize("tempered", [True, False])
+def test_reliability_tells_the_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tempered: bool) -> None:
+    before = np.zeros((2, 256), np.int64)
+    before[:, 51] = before[:, 204] = 10  # called 20% and 80%, and half of either is salt
+    after = np.zeros((2, 256), np.int64)
+    after[:, 127] = 20
+    arguments = (after, 3.0) if tempered else (None, None)
+    plots.reliability(before, *arguments, "4 test images", tmp_path / "r.png")
+    pixels(tmp_path / "r.png")
+    kept = drawn_figure(monkeypatch)
+    plots.reliability(before, *arguments, "4 test images", tmp_path / "r.png")
+    assert "4 test images" in kept[0].get_suptitle()
+    assert ("temperature 3.00" in kept[0].get_suptitle()) == tempered
+    said = {text.get_text() for text in kept[0].axes[0].texts}
+    assert said == {"untempered: calibration error 0.3000"} | (
+        {"tempered: calibration error 0.0020"} if tempered else set()
+    )
+
+
+def test_retention_draws_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dropped = np.arange(17) / 20
+    columns = {
+        name: 0.8 + k * dropped / 20 for k, name in enumerate(("boundary", "least_salt", "uncertainty", "perfect"))
+    }
+    table = pd.DataFrame({"dropped": dropped, **columns})
+    plots.retention({"5 images": table}, tmp_path / "r.png")
+    pixels(tmp_path / "r.png")
+    kept = drawn_figure(monkeypatch)
+    plots.retention({"5 images": table, "3 images with salt": table.assign(disagreement=0.9)}, tmp_path / "r.png")
+    texts = [{text.get_text() for text in axes.texts} for axes in kept[0].axes]
+    assert "5 images\nIoU 0.800, without the unsure fifth 0.820" in texts[0]
+    assert texts[1] - texts[0] == {"most disputed", "3 images with salt\nIoU 0.800, without the unsure fifth 0.820"}
 
 
 def test_names_at_the_line_ends_do_not_overlap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = drawn_figure(monkeypatch)
     rows = history("bce", "bce")
     rows["val/dice"] = rows["val/map"] = rows["val/iou"]
-    figures.curves(rows, tmp_path / "c.png")
+    plots.curves(rows, tmp_path / "c.png")
     kept[0].draw_without_rendering()
     boxes = [t.get_window_extent() for t in kept[0].axes[1].texts if t.get_text() in ("Dice", "IoU", "mAP")]
     assert len(boxes) == 3
@@ -219,11 +253,11 @@ def test_nothing_to_draw_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no images"):
         figures.sheet([], [], tmp_path / "sheet.png")
     with pytest.raises(ValueError, match="no epoch"):
-        figures.curves(history(), tmp_path / "curves.png")
+        plots.curves(history(), tmp_path / "curves.png")
     assert not list(tmp_path.iterdir())
 
 
 def test_matplotlib_settings_stay(tmp_path: Path) -> None:
     before = dict(matplotlib.rcParams)
-    figures.thresholds(curve(), tmp_path / "t.png", 0.5, 0.4)
+    plots.thresholds(curve(), tmp_path / "t.png", 0.5, 0.4)
     assert dict(matplotlib.rcParams) == before

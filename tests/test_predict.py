@@ -14,11 +14,13 @@ from runs import call, failure, files, tiny_run
 from small import smooth
 
 from saltseg import inference, predict, products
+from saltseg.calibration import temper
 from saltseg.data import rle
 from saltseg.data.folder import to_image
 from saltseg.hardware import Hardware
 from saltseg.inference import Predictor, load_net
 from saltseg.run import Run, write_whole
+from saltseg.uncertainty import entropy, mutual_information, uncertainty
 
 SIZES = {"a": (101, 101), "b": (60, 40), "c": (150, 333), "d": (101, 101)}
 
@@ -93,6 +95,28 @@ def test_probabilities_as_16_bit_and_as_numbers(run, images, tmp_path):
     assert np.abs(png16 / 65535 - probability).max() < 1e-5
 
 
+def test_uncertainty_of_pixels_and_of_the_image(run, images, tmp_path):
+    own = run.metrics()["temperature"]
+    table = predicted(run, images / "a.png", tmp_path / "out", "format=[entropy,probability]", "calibrate=true")
+    (probability,) = expected(run, read(images / "a.png"))
+    assert np.abs(read(tmp_path / "out/entropy/a.png") / 65535 - entropy(probability, own)).max() < 1e-4
+    assert np.abs(read(tmp_path / "out/probability/a.png") / 65535 - temper(probability, own)).max() < 1e-4
+    assert table.loc["a", "uncertainty"] == pytest.approx(uncertainty(probability, 0.45, own), abs=1e-4)
+    assert table.loc["a", "salt"] == (probability > 0.45).mean()  # predicted is what the untempered one says
+    other = predicted(run, images / "a.png", tmp_path / "other", "temperature=3")
+    assert other.loc["a", "uncertainty"] == pytest.approx(uncertainty(probability, 0.45, 3), abs=1e-4)
+
+
+@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+def test_another_backend_gives_the_same(run, images, tmp_path, backend):
+    pytest.importorskip({"onnx": "onnxruntime"}.get(backend, backend))
+    torch, other = (predicted(run, images, tmp_path / b, f"backend={b}", "format=npy") for b in ("torch", backend))
+    for name in SIZES:
+        first, second = (np.load(tmp_path / b / "npy" / f"{name}.npy") for b in ("torch", backend))
+        assert np.abs(first - second).max() < 0.02  # bfloat16, where the processor has it
+    assert np.abs(torch["salt"] - other["salt"]).max() < 0.01
+
+
 def test_without_a_place_named_it_goes_where_runs_go(run, images, tmp_path):
     directory = tmp_path / "predicted"
     call(predict.main, f"run={run.path}", f"input={images / 'a.png'}", f"hydra.run.dir={directory}")
@@ -151,12 +175,20 @@ def test_sections_in_numpy_files(run, tmp_path):
 def test_an_ensemble_is_the_mean_and_says_where_its_members_disagree(run, images, tmp_path):
     others = [tiny_run(tmp_path / f"run{s}", f"seed={s}", "trainer.max_epochs=1") for s in (1, 2)]
     named = ",".join(str(r.path) for r in (run, *others))
-    call(predict.main, f"run=[{named}]", f"input={images / 'a.png'}", f"output={tmp_path / 'out'}", "format=npy")
+    call(
+        predict.main,
+        f"run=[{named}]",
+        f"input={images / 'a.png'}",
+        f"output={tmp_path / 'out'}",
+        "format=[npy,disagreement]",
+    )
     table = pd.read_csv(tmp_path / "out" / "predictions.csv").set_index("id")
     image = read(images / "a.png")
     single = [Predictor([load_net(r, "best")], tta="hflip")([image])[0] for r in (run, *others)]
     assert np.abs(np.load(tmp_path / "out" / "npy" / "a.npy") - np.mean(single, axis=0)).max() < 1e-6
-    assert 0 < table.loc["a", "disagreement"] < 1
+    bits = mutual_information(np.stack(single))
+    assert table.loc["a", "disagreement"] == pytest.approx(bits.mean(), abs=1e-5)
+    assert np.abs(read(tmp_path / "out/disagreement/a.png") / 65535 - bits).max() < 1e-4
     assert "disagreement" not in predicted(run, images / "a.png", tmp_path / "alone")
 
 
@@ -330,7 +362,9 @@ MISTAKES = {
     "a line of numbers": (("input={tmp}/line.npy",), "expected numbers"),
     "two of a stem": (("input={tmp}/twins",), "one stem"),
     "a format that isn't": (("format=png",), "format"),
+    "too few to disagree": (("format=disagreement",), "1 networks, expected 3"),
     "segy of images": (("format=segy",), "format"),
+    "a backend that isn't": (("backend=tensorrt",), "backend"),
     "a threshold beyond": (("threshold=1.5",), "expected a number between 0 and 1"),
     "an overlap beyond": (("overlap=1",), "overlap=1"),
     "no run": (("run={tmp}",), "is not a run"),

@@ -57,6 +57,16 @@ def test_resumed_is_uninterrupted(tmp_path, capfd, own, setup):
     assert ends[0] == ends[1]
 
 
+def test_a_training_that_is_done_is_scored_again(tmp_path):
+    done = tiny_run(tmp_path / "done")
+    again = tiny_run(tmp_path / "again", f"ckpt_path={done.last_checkpoint}", "threshold=0.4")
+    assert_equal_history(done, again)
+    for name in ("best", "last"):
+        assert_equal_weights(done.checkpoint(name), again.checkpoint(name))
+    assert again.metrics()["val_best/iou"] == done.metrics()["val_best/iou"]
+    assert again.metrics()["threshold"] == 0.4
+
+
 def test_ctrl_c_leaves_a_run_that_resumes(tmp_path):
     stopped = Run(tmp_path / "stopped")
     overrides = [*TINY, "trainer.max_epochs=10000", f"hydra.run.dir={stopped.path}"]

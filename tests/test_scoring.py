@@ -1,5 +1,6 @@
 """The tables and arrays of a run say the same as its scores, and what the contract says."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from saltseg.metrics import CURVE, SCORES, best_threshold
 from saltseg.module import SaltNet
 from saltseg.run import Run
 from saltseg.scoring import Part, arrays, predictions, score_run, scores, split_table
+from saltseg.uncertainty import mutual_information
 
 SHAPES = [(101, 101), (40, 60), (32, 32), (50, 33)] * 7
 HELD_OUT = ("val", "test")
@@ -82,6 +84,7 @@ def test_predictions_have_the_contracts_columns_and_a_row_an_image() -> None:
     table = predictions(parts, 0.5, {"tile003": 7})
     assert list(table.columns) == [
         "id", "split", "fold", "group", "iou", "dice", "ap", "salt", "predicted", "depth", "suspect",
+        "uncertainty", "boundary",
     ]  # fmt: skip
     assert table["id"].tolist() == [i for name in HELD_OUT for i in parts[name].images.ids]
     assert table["split"].value_counts().to_dict() == {"val": 10, "test": 8}
@@ -91,6 +94,7 @@ def test_predictions_have_the_contracts_columns_and_a_row_an_image() -> None:
     assert set(table.loc[table["suspect"], "id"]) <= {"tile001", "tile005", "tile020"}
     assert set(table.loc[table["id"] != "tile003", "fold"]) == {-1}
     result = scores(parts, 0.5)
+    assert table["uncertainty"].between(0, 1).all()
     for column, score in (("iou", "iou"), ("dice", "dice"), ("ap", "map")):
         for name in HELD_OUT:
             assert table.loc[table["split"] == name, column].mean() == pytest.approx(result[f"{name}/{score}"])
@@ -160,5 +164,48 @@ def test_what_a_scored_run_leaves(scored: tuple[Run, dict[str, Any]]) -> None:
     assert len(pd.read_csv(run.path / "predictions.csv")) == 18
     with np.load(run.path / "scores.npz") as kept:
         assert len(kept["id"]) == 18
-    assert {f.name for f in run.figures.iterdir()} >= {"thresholds.png", "predictions.png"}
+    assert {f.name for f in run.figures.iterdir()} == {
+        f"{name}.png" for name in ("thresholds", "predictions", "reliability", "uncertainty")
+    }
     assert not list(run.path.rglob("*partial*"))
+
+
+@pytest.mark.parametrize("saturated", [False, True])
+def test_no_temperature_moves_a_score(saturated: bool, tmp_path: Path) -> None:
+    data = Small(make_images(SHAPES, ignore=True), val=10, test=8)
+    predictor = Predictor([SaltNet(small_net(3, times=1000 if saturated else 4))])
+    parts = {name: Part.predicted(data.part(name), predictor) for name in HELD_OUT}
+    given = np.concatenate([m.ravel() for m in parts["val"].maps])
+    assert ((given == 0) | (given == 1)).mean() > 0.8 or not saturated
+    both = score_run(Run.begin(tmp_path / "both"), data, predictor, 0.3)
+    assert both["temperature"] != 1
+    assert {k: v for k, v in both.items() if k in scores(parts, 0.3)} == scores(parts, 0.3)
+    tempered = predictions(parts, 0.3, {}, temperature=both["temperature"])
+    untempered = predictions(parts, 0.3, {})
+    pd.testing.assert_frame_equal(tempered.drop(columns="uncertainty"), untempered.drop(columns="uncertainty"))
+    assert np.isfinite(list(both.values())).all()
+
+    # Without validation, the temperature is what is said, or not known.
+    for temperature in (both["temperature"], None):
+        run = Run.begin(tmp_path / f"test{temperature}")
+        alone = score_run(run, data, predictor, 0.3, ("test",), temperature)
+        kept = {k: v for k, v in both.items() if k.startswith("test/")}
+        if temperature is None:
+            assert "temperature" not in alone
+            assert alone["test/ece"] == both["test/ece"]
+            assert "test/ece_tempered" not in alone
+        else:
+            assert {k: v for k, v in alone.items() if "/" in k} == kept
+        assert (run.figures / "reliability.png").is_file()
+
+
+def test_what_networks_disagree_about_is_told_from_three_of_them_on() -> None:
+    images = make_images(SHAPES)
+    nets = [SaltNet(small_net(seed)) for seed in range(3)]
+    three, two = (predictions({"val": Part.predicted(images, Predictor(n))}, 0.5, {}) for n in (nets, nets[:2]))
+    assert "disagreement" not in two
+    assert three["disagreement"].between(0.001, 1).all()
+    members = np.stack([Predictor([net], tta="none")(images.images)[2] for net in nets])
+    assert three["disagreement"][2] == pytest.approx(mutual_information(members).mean(), abs=1e-5)
+    alike = predictions({"val": Part.predicted(images, Predictor([nets[0]] * 3))}, 0.5, {})
+    assert alike["disagreement"].max() < 1e-5

@@ -186,6 +186,17 @@ def test_smoothing_runs_across_slices(tmp_path: Path) -> None:
 # --- interruption ---------------------------------------------------------------------------------------------------
 
 
+def test_what_never_began_is_in_nobodys_way(tmp_path: Path) -> None:
+    write(tmp_path / "in.sgy", noise())
+    for _ in range(2):
+        with pytest.raises(SaltsegError, match="resample=auto"):
+            predict_survey(
+                tmp_path / "in.sgy", tmp_path / "out.sgy", brightness, 0.5, TILE, None, SurveyOptions()
+            )  # fmt: skip
+    predict(tmp_path, brightness, SurveyOptions(resample="none"))
+    assert not list(tmp_path.glob(".*"))
+
+
 def stops_after(sections: int) -> Callable[[Sequence[np.ndarray]], Maps]:
     left = iter(range(sections))
 
@@ -237,7 +248,7 @@ for inlines in (15, 60):
     rows = noise((1, 100, 1000))
     write(folder / f"{{inlines}}.sgy", np.broadcast_to(rows, (inlines, 100, 1000)), Recipe(format=5))
     options = SurveyOptions(resample="none", direction="both", mask=True, points=True)
-    predict_survey(folder / f"{{inlines}}.sgy", folder / f"{{inlines}}_out.sgy", brightness, 0.8, TILE, GRAIN, options)
+    predict_survey(folder / f"{{inlines}}.sgy", folder / f"{{inlines}}_out.sgy", brightness, 0.97, TILE, GRAIN, options)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 

@@ -19,17 +19,22 @@ FILES = {
     *(f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides")),
     *(f"checkpoints/{name}.ckpt" for name in ("best", "last")),
     *(f"figures/{name}.png" for name in ("samples", "batch", "curves", "thresholds", "predictions")),
-    *(f"{name}.csv" for name in ("history", "predictions", "split", "thresholds")),
+    *(f"figures/{name}.png" for name in ("reliability", "uncertainty")),
+    *(f"{name}.csv" for name in ("history", "predictions", "split", "thresholds", "uncertainty")),
     *("config.yaml", "environment.json", "metrics.json", "scores.npz", "train.log"),
 }
 COLUMNS = {
     "split.csv": "id,split",
     "history.csv": "epoch,loss_name,lr,train/loss,val/loss,val/iou,val/dice,val/map,images_per_second,seconds",
     "thresholds.csv": "threshold,iou,dice,map,micro_iou,precision,recall",
-    "predictions.csv": "id,split,fold,group,iou,dice,ap,salt,predicted,depth,suspect",
+    "predictions.csv": "id,split,fold,group,iou,dice,ap,salt,predicted,depth,suspect,uncertainty,boundary",
+    "uncertainty.csv": "split,images,count,by,iou,iou_kept,gain,gain_low,gain_high,"
+    "over_boundary,over_boundary_low,over_boundary_high",
 }
-ABOUT = ("threshold", "threshold_best", "weights", "tta", "encoder_init", "dataset", "trained_by")
+CONFIDENCE = ("ece", "ece_tempered", *(f"{s}_kept80{b}" for s in ("iou", "iou_salt") for b in ("", "_boundary")))
+ABOUT = ("threshold", "threshold_best", "temperature", "weights", "tta", "encoder_init", "dataset", "trained_by")
 ABOUT += ("train_seconds", "images_per_second", "image_size", "status")
+ABOUT += tuple(f"grain/{axis}_{share}" for axis in ("vertical", "horizontal") for share in ("05", "50", "95"))
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +54,10 @@ def test_the_tables_have_the_columns_of_the_contract(run, file, columns):
 def test_the_metrics_are_flat_and_complete(run):
     parts = [part + suffix for part, suffix in itertools.product(("val", "test", "heldout"), ("", "_best"))]
     metrics = run.metrics()
-    assert metrics.keys() == {f"{part}/{score}" for part, score in itertools.product(parts, SCORES)} | {*ABOUT}
+    known = {f"{part}/{key}" for part, key in itertools.product(("val", "test"), CONFIDENCE)}
+    scores = {f"{part}/{score}" for part, score in itertools.product(parts, SCORES)}
+    grain = {f"grain/{axis}_{q}" for axis, q in itertools.product(("vertical", "horizontal"), ("05", "50", "95"))}
+    assert metrics.keys() == scores | known | grain | {*ABOUT}
     assert metrics["status"] == "finished"
     assert metrics["dataset"] == "synthetic"
     assert metrics["encoder_init"] == "random"

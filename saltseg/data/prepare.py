@@ -34,8 +34,9 @@ def fit_array(array: Array8, shape: tuple[int, int], fit: Fit, *, is_mask: bool 
     if array.shape == shape:
         return array
     if fit == "resize":
-        nearest = cv2.INTER_NEAREST_EXACT if is_mask else cv2.INTER_LINEAR
-        return np.asarray(cv2.resize(array, shape[::-1], interpolation=nearest), np.uint8)
+        # Exact: the same bits on every machine and version of OpenCV, and so in an exported network.
+        how = cv2.INTER_NEAREST_EXACT if is_mask else cv2.INTER_LINEAR_EXACT
+        return np.asarray(cv2.resize(array, shape[::-1], interpolation=how), np.uint8)
     top, left = margins(array.shape, shape)
     bottom, right = shape[0] - array.shape[0] - top, shape[1] - array.shape[1] - left
     return np.pad(array, ((top, bottom), (left, right)), mode="reflect")

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -26,10 +25,9 @@ log = logging.getLogger(__name__)
 Direction = Literal["inline", "crossline"]
 Domain = Literal["time", "depth"]
 
-_ENDIAN = {">": "big", "<": "little"}
-_KEY = hashlib.sha256().digest_size
-
 STANDARD = Keys()
+_KEY = hashlib.sha256().digest_size
+CHUNK = 256  # traces without a value that are written at once
 FALLBACK = 4000  # µs, the interval of a file that states none: segyio's own
 
 
@@ -100,7 +98,7 @@ class Segy:
             raise SaltsegError("SEG-Y needs segyio: pip install 'saltseg[segy]'.") from error
         layout = read_layout(Path(path))
         try:
-            file = segyio.open(str(path), ignore_geometry=True, endian=_ENDIAN[layout.order])
+            file = segyio.open(str(path), ignore_geometry=True, endian=layout.endian)
         except (OSError, RuntimeError, ValueError) as error:
             raise SaltsegError(f"{path}: segyio can't read it: {error}.") from error
         try:
@@ -214,14 +212,13 @@ class Copy:
 
         with _io("written", self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            if self.path.exists() and self.path.samefile(self.source.path):
-                raise SaltsegError(f"{self.path} is the file that is read: give another name to what is written.")
+            if self.path.is_dir() or (self.path.exists() and self.path.samefile(self.source.path)):
+                what = "a directory" if self.path.is_dir() else "the file that is read"
+                raise SaltsegError(f"{self.path} is {what}: give another name to what is written.")
             try:
                 if not self._goes_on():
                     self._begin()
-                self._file = segyio.open(
-                    str(self.part), "r+", ignore_geometry=True, endian=_ENDIAN[self.layout.order]
-                )  # fmt: skip
+                self._file = segyio.open(str(self.part), "r+", ignore_geometry=True, endian=self.layout.endian)
             except BaseException:
                 self._remove()
                 raise
@@ -237,29 +234,26 @@ class Copy:
             for k, row in zip(traces.tolist(), rows, strict=True):
                 self._file.trace[k] = row
             self._file.flush()
-            with self.part.open("rb") as file, self.account.open("r+b") as account:
+            with self.part.open("r+b") as file, self.account.open("r+b") as account:
                 os.fsync(file)  # what the account says holds after a power cut, too
                 for k in traces.tolist():
                     account.seek(_KEY + k)
                     account.write(b"\1")
         self.written[traces] = True
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         try:
             if kind is None:
-                empty = np.full((self.source.samples, 1), self.null, np.float32)
-                for k in np.flatnonzero(~self.written):
-                    self.write(np.array([k]), empty)
+                for rest in np.array_split(np.flatnonzero(~self.written), 1 + (~self.written).sum() // CHUNK):
+                    self.write(rest, np.full((self.source.samples, len(rest)), np.nan, np.float32))
+                with _io("written", self.path):
+                    self._file.close()
+                    self.part.replace(self.path)
+                    self.account.unlink()
         finally:
-            self._file.close()
-            if kind is not None and self.resume is None:
+            self._file.close()  # a second time does nothing
+            if self.resume is None:
                 self._remove()
-        if kind is None:
-            with _io("written", self.path):
-                self.part.replace(self.path)
-                self.account.unlink()
 
     def _key(self) -> bytes:
         """Tells this copy from all others."""

@@ -18,6 +18,7 @@ from saltseg.errors import SaltsegError
 log = logging.getLogger(__name__)
 
 CHUNK = 4096  # headers in memory at once: 1 MB
+LONG = 20_000  # traces of a 2-D line, from which on it is rather a cube with its numbers at other bytes
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def read_headers(path: Path, layout: Layout, keys: Keys) -> Headers:
 
 
 def find_lines(path: Path, keys: Keys, headers: Headers) -> Lines:
-    """The lines of post-stack data, a cube's or one 2-D line.
+    """The lines of post-stack data, a cube's or one 2-D line; warns of a line that is long enough for a cube.
 
     Raises:
         SaltsegError: if several traces are at one place: pre-stack data.
@@ -157,6 +158,12 @@ def find_lines(path: Path, keys: Keys, headers: Headers) -> Lines:
             "what is expected is post-stack data, one trace at each place: stack it first. Or, if the line numbers lie "
             f"elsewhere than at bytes {keys.inline} and {keys.crossline} of the trace headers, say where."
         )
+    if not is_cube and len(label) > LONG:
+        log.warning(
+            "%s is taken for one 2-D line of %d traces, read as a whole, for bytes %d and %d of the trace headers hold "
+            "no inline and crossline numbers of a grid. If it is a cube, say where they lie.",
+            path, len(label), keys.inline, keys.crossline,
+        )  # fmt: skip
     return Lines(is_cube, placed, numbers, label)
 
 

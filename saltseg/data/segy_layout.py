@@ -48,6 +48,11 @@ class Layout:
         return len(self.headers) + trace * self.trace_bytes
 
     @property
+    def endian(self) -> str:
+        """The byte order as segyio says it."""
+        return "big" if self.order == ">" else "little"
+
+    @property
     def interval(self) -> float:
         """Between samples, µs or mm; 0 where the binary header states none."""
         exact = _word(self.headers, self.order, 3273, "d") if _revision(self.headers) >= 2 else 0
