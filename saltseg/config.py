@@ -79,6 +79,7 @@ class TrainConfig:
     tta: Tta = Tta.none
     memory_format: MemoryFormat = MemoryFormat.auto
     ckpt_path: str | None = None
+    init: str | None = None
     monitor: str = "val/iou"
     trust: list[str] = field(default_factory=list)
     choices: dict[str, Any] = field(default_factory=dict)

@@ -126,6 +126,14 @@ class SaltModule(LightningModule):
         scores = self.val_scores.compute()
         self.log_dict({f"val/{name}": score for name, score in scores.items()})
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what the encoder started from, which a resume can't tell from its own configuration."""
+        checkpoint["encoder_init"] = self.net.encoder_init
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take it back."""
+        self.net.encoder_init = checkpoint.get("encoder_init", self.net.encoder_init)
+
     def configure_optimizers(self) -> Any:
         """The optimizer and, if any, the scheduler with how often it moves."""
         optimizer = _made("optimizer", self.make_optimizer, (p for p in self.net.parameters() if p.requires_grad))

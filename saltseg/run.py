@@ -73,18 +73,24 @@ class Run:
         return run
 
     @classmethod
-    def finished(cls, path: str | Path) -> "Run":
+    def finished(cls, path: str | Path, key: str = "run") -> "Run":
         """A run that was made before.
+
+        Args:
+            path: of its directory.
+            key: where ``path`` was given, for a person to find it.
 
         Raises:
             SaltsegError: if ``path`` holds none, or one that did not finish.
         """
         run = cls(Path(path))
         if not run.config_file.is_file():
-            raise SaltsegError(f"run: {path} is not a run: it has no config.yaml. Name a directory that training made.")
+            raise SaltsegError(
+                f"{key}: {path} is not a run: it has no config.yaml. Name a directory that training made."
+            )
         if not run.metrics_file.is_file() or run.metrics().get("status") != "finished":
             raise SaltsegError(
-                f"run: {path} did not finish. Resume it with "
+                f"{key}: {path} did not finish. Resume it with "
                 f"`python -m saltseg.train … ckpt_path={run.last_checkpoint}`, then name the new run."
             )
         return run
@@ -135,6 +141,11 @@ class Run:
     def checkpoint(self, weights: str) -> Path:
         """``best`` or ``last``."""
         return self.checkpoints / f"{weights}.ckpt"
+
+    @property
+    def scored_checkpoint(self) -> Path:
+        """The weights that the run was scored with."""
+        return self.checkpoint(str(self.config().weights))
 
     def config(self) -> DictConfig:
         """The resolved configuration that the run was made with."""

@@ -42,6 +42,8 @@ def training_key(config: DictConfig, content: Callable[[Path], str]) -> str:
         content: of a file or folder, see :func:`digest`: a value that names one counts by what is in there.
     """
     plain = resolved(OmegaConf.masked_copy(config, [str(k) for k in config if k not in NOT_TRAINING]))
+    if plain["init"] is not None:  # of that run only the weights count
+        plain["init"] = content(Run(Path(plain["init"])).scored_checkpoint)
     for group, keys in NOT_TRAINING_EITHER.items():
         plain[group] = {k: v for k, v in plain[group].items() if k not in keys}
     versions = {p: metadata.version(p) for p in PACKAGES}

@@ -24,7 +24,7 @@ from saltseg.components import check, instantiate, listed
 from saltseg.config import app, choices, command_line, resolved
 from saltseg.data.datamodule import SaltDataModule
 from saltseg.data.sampling import Grain
-from saltseg.errors import check_choice
+from saltseg.errors import SaltsegError, check_choice
 from saltseg.hardware import detect, suit_cpu
 from saltseg.inference import Predictor, load_net, restore
 from saltseg.metrics import check_threshold
@@ -110,6 +110,26 @@ def check_values(config: DictConfig) -> None:
     check_threshold(config.threshold)
     check(config, config.trust)
     check_choice("monitor", config.monitor, MONITORS)
+    if config.init is not None:
+        check_init(config.init, config.ckpt_path)
+
+
+def check_init(init: str, ckpt_path: str | None) -> None:
+    """Whether there is a finished run to start from, and what is to be resumed, if anything, started from it.
+
+    Raises:
+        SaltsegError: if not.
+    """
+    if ckpt_path is None:
+        Run.finished(init, "init")
+        return
+    resumed = Run(Path(ckpt_path).resolve().parent.parent)
+    begun = resumed.config().get("init") if resumed.config_file.is_file() else None
+    if begun is None or Path(begun).resolve() != Path(init).resolve():
+        raise SaltsegError(
+            f"init={init}: {ckpt_path}, which is to be resumed, started from {begun or 'no other run'}. A checkpoint "
+            "has its weights already: leave init out, or ckpt_path to train anew."
+        )
 
 
 def make_data(config: DictConfig) -> SaltDataModule:
@@ -123,8 +143,16 @@ def make_data(config: DictConfig) -> SaltDataModule:
 
 
 def make_module(config: DictConfig, data: SaltDataModule) -> SaltModule:
-    """The network with its optimizer and scheduler."""
-    net = SaltNet(instantiate(config.model, config.trust), data.normalize)
+    """The network with its optimizer and scheduler; with ``init``, it has the weights of that run."""
+    model = config.model.copy()
+    if config.init is not None and "encoder_weights" in model:
+        model.encoder_weights = None  # so that no hub is asked for what would be overwritten
+    net = SaltNet(instantiate(model, config.trust), data.normalize)
+    if config.init is not None:
+        before = Run(Path(config.init).resolve())
+        if config.ckpt_path is None:
+            restore(net, before.scored_checkpoint)
+        net.encoder_init = f"run:{before.path.name}"
     if config.trainer.accelerator == "cpu" and str(config.trainer.precision).startswith("bf16"):
         suit_cpu(net)
     if config.memory_format.value == "channels_last":
@@ -196,7 +224,7 @@ def score(config: DictConfig, run: Run, data: SaltDataModule, about: dict[str, A
     plots.curves(run.history(), run.figures / "curves.png")
     metrics = {
         **scores,
-        **Grain.measure(data.part("train").images).flat(),
+        **Grain.measure(data.seen()).flat(),
         "weights": config.weights.value,
         "tta": config.tta.value,
         "dataset": config.choices.data,

@@ -210,7 +210,14 @@ def test_a_worker_that_dies_takes_no_other_wave_along(tmp_path, capfd):
 
 
 #: How many jobs and trainings each has.
-PLANNED = {"encoder_threshold_sweep": (6, 2), "seeds": (5, 5), "folds": (5, 5), "losses": (6, 6), "verdict": (30, 30)}
+PLANNED = {
+    "encoder_threshold_sweep": (6, 2),
+    "seeds": (5, 5),
+    "folds": (5, 5),
+    "losses": (6, 6),
+    "verdict": (30, 30),
+    "labelled_lines": (4, 4),
+}
 
 
 def test_every_experiment_that_is_a_sweep_has_its_numbers_here():

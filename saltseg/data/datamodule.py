@@ -47,12 +47,16 @@ class Drawn(Dataset[Sample]):
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         """(index, epoch) to (index, image, mask)."""
         index, epoch = key
-        image, mask = self.images[index], self.masks[index]
+        image, mask = self.pick(index, epoch)
         if self.transform is not None:
             self.transform.set_random_seed(int(np.random.SeedSequence((self.seed, epoch, index)).generate_state(1)[0]))
             drawn = self.transform(image=image, mask=mask)
             image, mask = drawn["image"], drawn["mask"]
         return index, image, mask
+
+    def pick(self, index: int, epoch: int) -> tuple[Array8, Array8]:
+        """Image and mask before they are augmented."""
+        return self.images[index], self.masks[index]
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -189,10 +193,14 @@ class SaltDataModule(LightningDataModule, ABC):
             positions = positions[~self.images.suspect[positions]]
         return self.select(positions)
 
+    def seen(self) -> Sequence[Array8]:
+        """Training images as the network is shown them, but for their augmentation."""
+        return self.part("train").images
+
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width that hold every training image: what a network of this data knows."""
-        shapes = [image.shape for image in self.part("train").images]
+        shapes = [image.shape for image in self.seen()]
         return max(h for h, _ in shapes), max(w for _, w in shapes)
 
     def select(self, positions: Any) -> Images:
@@ -210,14 +218,18 @@ class SaltDataModule(LightningDataModule, ABC):
             part=None if whole.part is None else [whole.part[p] for p in pick],
         )
 
+    def drawn(self, images: Images) -> Drawn:
+        """What an epoch shows of the training images."""
+        return Drawn(images.images, images.masks, self.augmentation, self.seed)
+
     def train_dataloader(self) -> DataLoader[Sample]:
         """Shuffled and augmented."""
-        images = self.part("train")
+        drawn = self.drawn(self.part("train"))
         workers = self._workers()
         return DataLoader(
-            Drawn(images.images, images.masks, self.augmentation, self.seed),
+            drawn,
             batch_size=self.batch_size,
-            sampler=EpochSampler(len(images), self.seed),
+            sampler=EpochSampler(len(drawn), self.seed),
             num_workers=workers,
             persistent_workers=workers > 0,
             collate_fn=partial(collate, fit=self.fit),
@@ -231,8 +243,8 @@ class SaltDataModule(LightningDataModule, ABC):
         """In order, as they are."""
         return self._plain(self.part("test"))
 
-    def _plain(self, images: Images) -> DataLoader[Sample]:
-        batches = batches_by_shape([i.shape for i in images.images], self.batch_size)
+    def _plain(self, images: Images, batch_size: int | None = None) -> DataLoader[Sample]:
+        batches = batches_by_shape([i.shape for i in images.images], batch_size or self.batch_size)
         return DataLoader(
             Drawn(images.images, images.masks, None, self.seed),
             batch_sampler=[[(k, 0) for k in batch] for batch in batches],

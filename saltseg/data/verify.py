@@ -6,16 +6,18 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from functools import singledispatch
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from saltseg.data import folder, rle, tgs
+from saltseg.data import folder, rle, survey, tgs
 from saltseg.data.archive import Place, files, grey, read_image
 from saltseg.data.datamodule import SaltDataModule
-from saltseg.data.images import Array8, Images
+from saltseg.data.images import IGNORE, Array8, Images
+from saltseg.data.labels import open_labels
+from saltseg.data.segy import Direction, Segy
 from saltseg.data.split import identical
 from saltseg.errors import SaltsegError
 
@@ -221,6 +223,34 @@ def verify_folder(data: folder.Folder) -> Report:
         table = report.attempt(folder.read_split, data.split_csv, list(images))
         if table is not None:
             report.facts["split"] = _count(Counter(table["split"]))
+    return report
+
+
+@verify.register
+def verify_survey(data: survey.Survey) -> Report:
+    """One's own survey: what the files hold, how much of it is labelled, and what the gaps cost."""
+    report = Report()
+    with Segy.open(data.amplitude, data.keys) as cube:
+        lines = ", ".join(f"{len(cube.numbers(d))} {d}s" for d in get_args(Direction))
+        report.facts["amplitude"] = (
+            f"{data.amplitude}: {lines}, {cube.samples} samples at {cube.interval:g} from {cube.start:g}"
+        )
+        report.facts["dead traces"] = f"{cube.dead.sum()} of {cube.traces}"
+        with open_labels(data.labels, cube, data.direction, data.ignore_value) as labels:
+            numbers = labels.numbers
+            some = f", {numbers[0]} to {numbers[-1]}" if numbers else ""
+            report.facts["labels"] = f"{len(numbers)} {data.direction}s{some} in {data.labels}"
+    images = report.attempt(data.read)
+    if images is None:
+        return report
+    report.describe(images)
+    pixels = sum(mask.size for mask in images.masks)
+    ignored = sum(int((mask == IGNORE).sum()) for mask in images.masks)
+    report.facts["not labelled, dead or water"] = f"{ignored / max(pixels, 1):.1%} of these lines"
+    report.facts["blocks"] = ", ".join(dict.fromkeys(images.group))
+    division = report.attempt(lambda: data.division)
+    if division is not None:
+        report.facts["split"] = _count(Counter(str(part) or "gaps" for part in division.part))
     return report
 
 
