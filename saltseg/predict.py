@@ -19,12 +19,12 @@ from saltseg.data.sampling import Grain
 from saltseg.errors import SaltsegError, check_choice
 from saltseg.inference import Mean, Prediction, Predictor, assemble
 from saltseg.metrics import to_threshold
-from saltseg.products import KINDS, Products
+from saltseg.prediction.products import KINDS, Products
+from saltseg.prediction.sections import SurveyOptions
+from saltseg.prediction.sources import ARRAY_SUFFIXES, SEGY_SUFFIXES, Source, sources
+from saltseg.prediction.survey import predict_survey
 from saltseg.report import console
 from saltseg.run import Run, write_whole
-from saltseg.sections import SurveyOptions
-from saltseg.sources import ARRAY_SUFFIXES, SEGY_SUFFIXES, Source, sources
-from saltseg.survey import predict_survey
 from saltseg.sweep import digest, named_runs
 from saltseg.uncertainty import MEMBERS, disagreement, entropy, uncertainty
 

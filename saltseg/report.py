@@ -9,12 +9,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from saltseg import figures
 from saltseg.data.datamodule import SaltDataModule
 from saltseg.data.images import Images
 from saltseg.hardware import detect
 from saltseg.metrics import SCORES
 from saltseg.module import SaltModule
+from saltseg.pictures import figures
 from saltseg.run import Run
 
 console = Console(soft_wrap=True)

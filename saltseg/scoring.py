@@ -10,12 +10,12 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from saltseg import figures, plots
 from saltseg.calibration import expected_calibration_error, fit_temperature, pooled, temper
 from saltseg.data.datamodule import SaltDataModule
 from saltseg.data.images import IGNORE, Array8, Images
 from saltseg.inference import Predictor
 from saltseg.metrics import CURVE, SCORES, Counts, best_threshold, histograms
+from saltseg.pictures import figures, plots
 from saltseg.retention import curves, flat, retention, subsets
 from saltseg.run import Run
 from saltseg.uncertainty import boundary_length, disagreement, uncertainty

@@ -18,13 +18,13 @@ from saltseg.callbacks import MONITORS
 from saltseg.components import check
 from saltseg.config import SearchConfig, TrainConfig, app, choices, command_line, resolved
 from saltseg.errors import SaltsegError, check_choice
-from saltseg.overrides import composed, experiment, written
 from saltseg.report import console
 from saltseg.run import write_whole
-from saltseg.trial import Interrupt
+from saltseg.searching.overrides import composed, experiment, written
+from saltseg.searching.trial import Interrupt
 
 if TYPE_CHECKING:
-    from saltseg.study import Search
+    from saltseg.searching.study import Search
 
 #: Keys of the search itself; all others are those of its trials.
 OWN = SearchConfig.__dataclass_fields__.keys() - TrainConfig.__dataclass_fields__.keys()
@@ -33,8 +33,8 @@ OWN = SearchConfig.__dataclass_fields__.keys() - TrainConfig.__dataclass_fields_
 def search(config: DictConfig) -> float:
     """Train with many values of ``space``; returns the best trial's score."""
     try:
-        from saltseg.space import domain, examples
-        from saltseg.study import GRACE, Search, open_study
+        from saltseg.searching.space import domain, examples
+        from saltseg.searching.study import GRACE, Search, open_study
     except ModuleNotFoundError as error:
         raise SaltsegError("saltseg.search needs Optuna: pip install 'saltseg[search]'.") from error
 

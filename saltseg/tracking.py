@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from PIL import Image
 
-from saltseg import figures
 from saltseg.data.images import IGNORE
 from saltseg.errors import SaltsegError, needed
+from saltseg.pictures import figures
 from saltseg.run import Run
 from saltseg.scoring import Part
 

@@ -18,7 +18,6 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
-from saltseg import plots
 from saltseg.callbacks import MONITORS, EpochSeed, History, LossSchedule
 from saltseg.components import check, instantiate, listed
 from saltseg.config import app, choices, command_line, resolved
@@ -29,6 +28,7 @@ from saltseg.hardware import detect, suit_cpu
 from saltseg.inference import Predictor, load_net, restore
 from saltseg.metrics import check_threshold
 from saltseg.module import SaltModule, SaltNet
+from saltseg.pictures import plots
 from saltseg.report import announce, draw_data, show_scores
 from saltseg.run import Run, read_checkpoint
 from saltseg.scoring import Part, score_run, split_table

@@ -48,7 +48,7 @@ def train(overrides):
 
 def use(patch):
     """Let searches train by this file, and notice soon that a process has died."""
-    from saltseg import study
+    from saltseg.searching import study
 
     patch.setattr(study, "command", lambda overrides, config_dirs: [sys.executable, __file__, *overrides])
     patch.setattr(study, "HEARTBEAT", 1)
@@ -56,8 +56,8 @@ def use(patch):
 
 
 def search(directory, space, *, pause=0.0, warmup=1, watch=lambda search: None):
-    from saltseg.space import domain
-    from saltseg.study import Search, open_study
+    from saltseg.searching.space import domain
+    from saltseg.searching.study import Search, open_study
 
     directory.mkdir(exist_ok=True)
     domains = {key: domain(key, given) for key, given in space.items()}

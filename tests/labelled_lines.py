@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 from omegaconf import DictConfig
 
-from saltseg.bodies import holes
+from saltseg.comparison.scored import Scored
 from saltseg.data.images import IGNORE
 from saltseg.data.survey import Survey
 from saltseg.inference import assemble
+from saltseg.prediction.bodies import holes
 from saltseg.run import Run
-from saltseg.scored import Scored
 
 STARTS = {"random": "from scratch", "imagenet": "ImageNet", "run": "TGS"}
 

@@ -23,9 +23,9 @@ from saltseg.data.sampling import Grain, resample, resampled_shape
 from saltseg.data.segy import Segy
 from saltseg.data.tgs import read_tgs
 from saltseg.inference import Predictor, assemble
+from saltseg.prediction.sections import SurveyOptions
+from saltseg.prediction.survey import predict_survey
 from saltseg.run import Run
-from saltseg.sections import SurveyOptions
-from saltseg.survey import predict_survey
 
 TILE = (101, 101)
 ROWS = 10

@@ -10,10 +10,10 @@ from compared import fake_run
 from runs import call, failure
 
 from saltseg import compare
-from saltseg.arms import find, group
+from saltseg.comparison.arms import find, group
+from saltseg.comparison.scored import Scored
 from saltseg.errors import SaltsegError
 from saltseg.run import Run
-from saltseg.scored import Scored
 
 BY_HAND = {"data": {"_target_": "saltseg.data.tgs.TGS", "root": "nowhere"}}
 

@@ -11,8 +11,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from saltseg import figures, plots, style
 from saltseg.data.images import IGNORE
+from saltseg.pictures import figures, plots, style
 
 ORANGE, BLUE = "#E69F00", "#56B4E9"
 

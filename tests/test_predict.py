@@ -13,12 +13,13 @@ import pytest
 from runs import TINY, call, failure, files, tiny_run
 from small import smooth
 
-from saltseg import inference, predict, products, train
+from saltseg import inference, predict, train
 from saltseg.calibration import temper
 from saltseg.data import rle
 from saltseg.data.folder import to_image
 from saltseg.hardware import Hardware
 from saltseg.inference import Predictor, load_net
+from saltseg.prediction import products
 from saltseg.run import Run, write_whole
 from saltseg.uncertainty import entropy, mutual_information, uncertainty
 

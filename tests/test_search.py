@@ -21,11 +21,11 @@ from runs import OWN, TINY, call, composed, failure
 from saltseg import search, train
 from saltseg.config import CONF, resolved
 from saltseg.errors import SaltsegError
-from saltseg.overrides import experiment, written
 from saltseg.run import Run
-from saltseg.space import domain, examples
-from saltseg.study import SeededTPE, open_study
-from saltseg.trial import Interrupt
+from saltseg.searching.overrides import experiment, written
+from saltseg.searching.space import domain, examples
+from saltseg.searching.study import SeededTPE, open_study
+from saltseg.searching.trial import Interrupt
 
 SPACES = sorted(file.stem for file in (CONF / "space").glob("*.yaml"))
 WIDE = {"x": {"low": 0.1, "high": 0.9}}
@@ -118,7 +118,7 @@ def test_a_search_that_can_not_work_is_refused_before_it_begins(tmp_path, capfd,
 
 
 def test_without_optuna_a_search_says_what_to_install(tmp_path, capfd, monkeypatch):
-    for name in ("optuna", "saltseg.space", "saltseg.study"):
+    for name in ("optuna", "saltseg.searching.space", "saltseg.searching.study"):
         monkeypatch.setitem(sys.modules, name, None)
     said = failure(capfd, search.main, "data=synthetic", f"hydra.run.dir={tmp_path}")
     assert "pip install 'saltseg[search]'" in said
@@ -209,7 +209,7 @@ def test_a_search_in_which_all_fail_has_failed(tmp_path):
 def test_without_a_record_the_reason_is_the_last_line_that_was_printed(tmp_path, monkeypatch):
     imitation.use(monkeypatch)
     script = "print('epoch 0'); raise SystemExit('saltseg: no such thing\\n')"
-    monkeypatch.setattr("saltseg.study.command", lambda *_: [sys.executable, "-c", script])
+    monkeypatch.setattr("saltseg.searching.study.command", lambda *_: [sys.executable, "-c", script])
     found = imitation.search(tmp_path, {"x": [1]})
     found.run(1)
     assert found.table()["error"].tolist() == ["saltseg: no such thing"]
@@ -370,7 +370,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, capfd, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("saltseg.study.Search.run", stop)
+    monkeypatch.setattr("saltseg.searching.study.Search.run", stop)
     with pytest.raises(SystemExit, match="130"):
         call(search.main, *TINY, "space=mine", f"hydra.run.dir={tmp_path}", own=folder(tmp_path, {"loss": ["bce"]}))
     said = capfd.readouterr().err

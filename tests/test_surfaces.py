@@ -5,7 +5,7 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from saltseg.calibration import expected_calibration_error, histogram, reliability
-from saltseg.surfaces import Truth, boundary, hausdorff95, picks
+from saltseg.comparison.surfaces import Truth, boundary, hausdorff95, picks
 
 
 def layer(top: int, base: int, shape: tuple[int, int] = (20, 8)) -> np.ndarray:

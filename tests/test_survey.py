@@ -14,12 +14,12 @@ from PIL import Image
 from scipy.ndimage import grey_closing
 from survey_maker import Recipe, coordinates, model, recorded, write
 
-from saltseg.bodies import Bodies, holes, surfaces
 from saltseg.data.sampling import Grain
 from saltseg.data.segy import Segy
 from saltseg.errors import SaltsegError
-from saltseg.sections import SurveyOptions, prepare
-from saltseg.survey import predict_survey
+from saltseg.prediction.bodies import Bodies, holes, surfaces
+from saltseg.prediction.sections import SurveyOptions, prepare
+from saltseg.prediction.survey import predict_survey
 
 TILE = (41, 31)
 SHAPE = (14, 50, 90)  # inlines, crosslines, samples

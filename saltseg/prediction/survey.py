@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 from tqdm import tqdm
 
-from saltseg.bodies import Bodies, Points, holes, surfaces
 from saltseg.data.sampling import Grain
 from saltseg.data.segy import Copy, Direction, Section, Segy
 from saltseg.errors import SaltsegError
+from saltseg.pictures.section_figure import draw_section
+from saltseg.prediction.bodies import Bodies, Points, holes, surfaces
+from saltseg.prediction.sections import Bool, Float, Predict, Preparation, SurveyOptions, prepare
 from saltseg.run import write_whole
-from saltseg.section_figure import draw_section
-from saltseg.sections import Bool, Float, Predict, Preparation, SurveyOptions, prepare
 
 Labels = NDArray[np.int64]
 

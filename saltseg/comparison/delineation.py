@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from saltseg.arms import Arm
 from saltseg.calibration import Counts, histogram
+from saltseg.comparison.arms import Arm
+from saltseg.comparison.surfaces import Truth, hausdorff95, picks
 from saltseg.data.images import IGNORE, Images
 from saltseg.errors import SaltsegError
 from saltseg.metrics import CURVE, best_threshold
 from saltseg.statistics import LEVEL, Floats, interval
 from saltseg.statistics import Images as Drawn
-from saltseg.surfaces import Truth, hausdorff95, picks
 
 
 @dataclass(frozen=True)

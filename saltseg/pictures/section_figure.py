@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
 from saltseg.data.sampling import resample
-from saltseg.style import save
+from saltseg.pictures.style import save
 
 Float = NDArray[np.float32]
 

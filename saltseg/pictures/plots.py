@@ -1,4 +1,4 @@
-"""Charts of a run: how it learned, and what its scores and probabilities depend on; see :mod:`saltseg.style`."""
+"""Charts of a run: how it learned, and what its scores and probabilities depend on; style as in :mod:`.style`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,8 +12,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from saltseg.calibration import Counts, expected_calibration_error
 from saltseg.calibration import reliability as binned
+from saltseg.pictures.style import BLUE, BROWN, DASHES, FAINT, GREEN, INK, MUTED, NORMAL, PURPLE, SMALL, save
 from saltseg.retention import KEPT
-from saltseg.style import BLUE, BROWN, DASHES, FAINT, GREEN, INK, MUTED, NORMAL, PURPLE, SMALL, save
 
 _INSIDE = ("axes fraction", "axes fraction")
 

@@ -1,4 +1,4 @@
-"""Pictures of images: what a run saw, what it predicts; see :mod:`saltseg.style`."""
+"""Pictures of images: what a run saw, what it predicts; see :mod:`saltseg.pictures.style`."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -13,7 +13,7 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from saltseg.data.images import IGNORE, Array8
-from saltseg.style import FAINT, INK, MUTED, NORMAL, PREDICTION, SMALL, TRUTH, picture, save
+from saltseg.pictures.style import FAINT, INK, MUTED, NORMAL, PREDICTION, SMALL, TRUTH, picture, save
 
 Box = tuple[float, float, float, float]  # left, top, width, height in inches from the top left corner
 

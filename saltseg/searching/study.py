@@ -21,10 +21,10 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from saltseg.errors import SaltsegError
-from saltseg.overrides import written
 from saltseg.run import Run
-from saltseg.space import suggest
-from saltseg.trial import TrialError, command, epochs, reason, training
+from saltseg.searching.overrides import written
+from saltseg.searching.space import suggest
+from saltseg.searching.trial import TrialError, command, epochs, reason, training
 
 #: The one study that a storage of ours holds.
 NAME = "search"

@@ -7,9 +7,9 @@ import pandas as pd
 from plotly.graph_objects import Figure, Scatter
 
 from saltseg.calibration import reliability
-from saltseg.delineation import Delineation, ThresholdCurve
+from saltseg.comparison.delineation import Delineation, ThresholdCurve
+from saltseg.comparison.verdict import TITLES, Pair, Verdict, p_text
 from saltseg.metrics import CURVE, Floats
-from saltseg.verdict import TITLES, Pair, Verdict, p_text
 
 #: Told apart by colour-blind readers, on white and on black; Okabe & Ito, https://jfly.uni-koeln.de/color.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from saltseg.arms import METRICS, Arm, groups
 from saltseg.calibration import expected_calibration_error
-from saltseg.delineation import Delineation, ThresholdCurve
+from saltseg.comparison.arms import METRICS, Arm, groups
+from saltseg.comparison.delineation import Delineation, ThresholdCurve
+from saltseg.comparison.scored import BEST
 from saltseg.errors import SaltsegError, near_miss
-from saltseg.scored import BEST
 from saltseg.statistics import Difference, Estimate, Images, Sample, holm, interval, judge
 
 TITLES = {

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from saltseg.comparison.scored import Scored
 from saltseg.errors import SaltsegError
 from saltseg.run import Run
-from saltseg.scored import Scored
 from saltseg.statistics import SEEDS, Floats, Sample
 
 #: Settings that make no other recipe: repetitions, places, what watches; and the choices, whose content stands beside.

@@ -11,13 +11,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from saltseg import charts, figures
-from saltseg.arms import Arm, different, recipe
+from saltseg.comparison import charts
+from saltseg.comparison.arms import Arm, different, recipe
+from saltseg.comparison.delineation import Delineation, ThresholdCurve
+from saltseg.comparison.surfaces import PICKING, Truth
+from saltseg.comparison.verdict import ALPHA, TITLES, Verdict, coverage_classes, depth_classes, p_text, signed
 from saltseg.data.images import Images
-from saltseg.delineation import Delineation, ThresholdCurve
+from saltseg.pictures import figures
 from saltseg.statistics import DRAWS
-from saltseg.surfaces import PICKING, Truth
-from saltseg.verdict import ALPHA, TITLES, Verdict, coverage_classes, depth_classes, p_text, signed
 
 #: Images that are drawn, with salt and without, and listed, of those on which the arms disagree most.
 DRAWN, DRAWN_EMPTY, LISTED = 8, 4, 100

@@ -1,0 +1,1 @@
+"""What goes into a prediction and what it leaves: images, surveys, files."""
