@@ -10,13 +10,17 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import survey_check
 from runs import TINY, call, failure, files, tiny_run
 from small import smooth
+from survey_maker import Recipe, write
 
 from saltseg import inference, predict, train
 from saltseg.calibration import temper
 from saltseg.data import rle
+from saltseg.data.amplitude import live, stretch
 from saltseg.data.folder import to_image
+from saltseg.data.segy import Segy
 from saltseg.hardware import Hardware
 from saltseg.inference import Predictor, load_net
 from saltseg.prediction import products
@@ -229,6 +233,49 @@ def test_a_submission_for_kaggle(run, tmp_path, source):
         assert np.array_equal(rle.decode(code, (101, 101)), mask)
     assert "rle_mask" not in table
     assert table.index.tolist() == sorted(names)
+
+
+RECIPES = {
+    "line": Recipe(line=True, format=1, dead=3, delay=100),
+    "cube": Recipe(format=5, endian="little", order="crossline", text="ascii", missing=20),
+}
+
+
+@pytest.mark.parametrize("kind", RECIPES)
+def test_a_survey_comes_back_with_its_headers(run, tmp_path, kind, capfd):
+    pytest.importorskip("segyio")
+    amplitudes = np.random.default_rng(0).normal(size=(1 if kind == "line" else 6, 70, 130)).cumsum(-1)
+    write(tmp_path / "made.sgy", amplitudes.astype(np.float32), RECIPES[kind])
+    options = ("segy.mask=true", "segy.points=true", "segy.resample=none")
+    arguments = (f"run={run.path}", f"input={tmp_path / 'made.sgy'}", f"output={tmp_path / 'out'}", *options)
+    call(predict.main, *arguments)
+    for name in ("made_salt", "made_salt_mask"):
+        differing = survey_check.headers(tmp_path / "made.sgy", tmp_path / "out" / f"{name}.sgy")
+        assert differing == {"trace headers": 0, "text lines": 1, "binary bytes": 0}
+    with Segy.open(tmp_path / "made.sgy") as before, Segy.open(tmp_path / "out" / "made_salt.sgy") as after:
+        for number in before.numbers("inline"):
+            section, found = before.section("inline", number), after.section("inline", number)
+            alive = live(section.amplitude, before.dead[section.traces])
+            grey = stretch(np.where(alive, section.amplitude, 0), alive, (101, 101))
+            wanted = np.where(alive, expected(run, grey)[0], -1)
+            # An IBM float has 21 to 24 bits.
+            assert np.abs(found.amplitude - wanted).max() < 1e-5
+    row = pd.read_csv(tmp_path / "out" / "made_salt.csv").iloc[0]
+    assert row["id"] == "made"
+    assert 0 <= row["salt"] <= 1
+    before = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in files(tmp_path / "out")}
+    assert "overwrite=true" in failure(capfd, predict.main, *arguments)
+    assert {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in files(tmp_path / "out")} == before
+    assert "format=mask" in failure(capfd, predict.main, *arguments, "overwrite=true", "format=mask")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"C 1 CLIENT" * 400], ids=["empty", "short", "text"])
+def test_a_file_that_is_no_survey_is_refused(run, tmp_path, capfd, content):
+    pytest.importorskip("segyio")
+    (tmp_path / "made.sgy").write_bytes(content)
+    arguments = (f"run={run.path}", f"input={tmp_path / 'made.sgy'}", f"output={tmp_path / 'out'}")
+    assert "made.sgy" in failure(capfd, predict.main, *arguments)
+    assert not list((tmp_path / "out").glob("*.sgy"))
 
 
 def test_an_empty_mask_is_an_empty_code(tmp_path):
