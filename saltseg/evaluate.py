@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 
 from saltseg.config import app
 from saltseg.errors import SaltsegError, near_miss
@@ -13,12 +13,12 @@ from saltseg.metrics import to_threshold
 from saltseg.report import show_scores
 from saltseg.run import Run
 from saltseg.scoring import HELD_OUT, score_run
+from saltseg.sweep import named_runs
 
 
 def evaluate(config: DictConfig) -> None:
     """Score ``run`` and write a directory with the scores' files."""
-    named = config.run if isinstance(config.run, ListConfig) else [config.run]
-    runs = [Run.finished(path) for path in named]
+    runs = named_runs(config.run)
     first = runs[0].config()
     parts = (config.split,) if config.split is not None else HELD_OUT
     for part in parts:

@@ -1,7 +1,6 @@
 """``python -m saltseg.export``: a trained network as one ONNX file, image in, probability of salt out."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from numpy.typing import NDArray
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 from rich.markup import escape
 from torch import Tensor, nn
 from torch.onnx.operators import shape_as_tensor
@@ -23,10 +22,11 @@ from saltseg.data.images import Array8
 from saltseg.data.prepare import MULTIPLE, Fit, margins, unfit
 from saltseg.data.synthetic import make_synthetic
 from saltseg.errors import SaltsegError, needed
-from saltseg.inference import TTA, VIEWS, Predictor, load_net, rebuild_data
+from saltseg.inference import TTA, VIEWS, Predictor, load_net, one_fit, rebuild_data
 from saltseg.report import console
-from saltseg.run import Run
+from saltseg.run import Run, write_whole, writing
 from saltseg.scoring import HELD_OUT
+from saltseg.sweep import named_runs
 
 #: What an export is checked on beside whole images: pieces of these sizes, in batches of these numbers of images.
 PIECES = ((101, 101), (64, 96), (33, 200), (150, 131), (11, 5))
@@ -38,7 +38,7 @@ CHECKED, LARGEST = 32, 512
 
 def export(config: DictConfig) -> None:
     """Write ``run`` as ``output``, checked against PyTorch."""
-    runs = [Run.finished(path) for path in (config.run if isinstance(config.run, ListConfig) else [config.run])]
+    runs = named_runs(config.run)
     file = Path(config.output or Path(HydraConfig.get().runtime.output_dir) / "model.onnx")
     refuse_existing(file, config.overwrite)
     for package in ("onnx", "onnxruntime"):
@@ -59,7 +59,9 @@ def export(config: DictConfig) -> None:
     pieces, counts = ", ".join(f"{h}×{w}" for h, w in PIECES), ", ".join(map(str, BATCHES))
     checked = f"at most {apart:.1e} from PyTorch on {what} and pieces of {pieces}, in batches of {counts}"
     whole = described(model, {**about(runs, weights, tta, fit), "checked": checked, "checked_max_difference": apart})
-    write_bytes(file, whole)
+    with writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, whole)
     console.print(f"model: [bold]{escape(str(file))}[/bold], {len(whole) / 1e6:.1f} MB, {checked}")
 
 
@@ -118,18 +120,6 @@ def sizes(images: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     native = shape_as_tensor(images)[axis]
     # Not fitted_shape: the exporter rounds the quotient of a negative number the other way.
     return native, (native + MULTIPLE - 1) // MULTIPLE * MULTIPLE
-
-
-def one_fit(runs: Sequence[Run]) -> Fit:
-    """How all members of an ensemble bring images to their size.
-
-    Raises:
-        SaltsegError: if they do it differently.
-    """
-    fits: dict[Fit, Path] = {run.config().data.fit: run.path for run in runs}
-    if len(fits) > 1:
-        raise SaltsegError(f"run: these don't prepare images alike ({_listed(fits)}). Export them one by one.")
-    return next(iter(fits))
 
 
 def held_out(run: Run, config: DictConfig) -> tuple[list[Array8], str]:
@@ -195,8 +185,10 @@ def about(runs: Sequence[Run], weights: str, tta: str, fit: str) -> dict[str, An
         return {**facts, "scores": "none: an ensemble is scored by saltseg.evaluate"}
     if (weights, tta) != (metrics["weights"], metrics["tta"]):
         facts["scores"] = f"measured with weights={metrics['weights']} and tta={metrics['tta']}"
-    best = {"threshold_best": metrics["threshold_best"]} if "threshold_best" in metrics else {}
-    return {**facts, **best, **{key: value for key, value in metrics.items() if "/" in key and value is not None}}
+    known: dict[str, Any] = {
+        key: metrics[key] for key in ("threshold_best", "temperature", "image_size") if key in metrics
+    }
+    return {**facts, **known, **{key: value for key, value in metrics.items() if "/" in key and value is not None}}
 
 
 def described(model: bytes, facts: Mapping[str, Any]) -> bytes:
@@ -223,28 +215,6 @@ def refuse_existing(file: Path, overwrite: bool) -> None:
         raise SaltsegError(f"output: {file} is a directory. Name a file, as {file / 'model.onnx'}.")
     if file.exists() and not overwrite:
         raise SaltsegError(f"output: {file} exists and is kept. Name another file, or add overwrite=true.")
-
-
-def write_bytes(file: Path, content: bytes) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        SaltsegError: if it can't be written.
-    """
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        partial.replace(file)
-    except OSError as error:
-        raise SaltsegError(f"output: {file} can't be written ({error.strerror}).") from error
-    finally:
-        if partial.exists():
-            partial.unlink()
-
-
-def _listed(fits: Mapping[Fit, Path]) -> str:
-    return ", ".join(f"data.fit={fit} in {path}" for fit, path in fits.items())
 
 
 main = app("export")(export)

@@ -193,13 +193,10 @@ def assemble(
         SaltsegError: if a checkpoint is missing, the runs bring images to a multiple of 32 in different ways, or the
             backend can't be had.
     """
-    fits = {str(run.path): run.config().data.fit for run in runs}
-    if len(set(fits.values())) > 1:
-        raise SaltsegError(f"run: these can't be averaged, for their data.fit differs: {fits}.")
     hardware = detect()
     return Predictor(
         [on_backend(load_net(run, weights, trust), backend) for run in runs],
-        fit=next(iter(fits.values())),
+        fit=one_fit(runs),
         tta=tta,
         batch_size=batch_size,
         fabric=Fabric(accelerator=hardware.accelerator, devices=1, precision=hardware.precision),  # type: ignore[arg-type]
@@ -207,6 +204,19 @@ def assemble(
         image_size=image_size,
         **options,
     )
+
+
+def one_fit(runs: Sequence[Run]) -> Fit:
+    """How all of the runs bring an image to a multiple of 32.
+
+    Raises:
+        SaltsegError: if they differ.
+    """
+    fits: dict[Fit, Path] = {run.config().data.fit: run.path for run in runs}
+    if len(fits) > 1:
+        listed = ", ".join(f"data.fit={fit} in {path}" for fit, path in fits.items())
+        raise SaltsegError(f"run: these can't be averaged, for they don't prepare images alike: {listed}.")
+    return next(iter(fits))
 
 
 def load_net(run: Run, weights: str, trust: Sequence[str] = ()) -> SaltNet:

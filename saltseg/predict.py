@@ -25,7 +25,7 @@ from saltseg.run import Run, write_whole
 from saltseg.sections import SurveyOptions
 from saltseg.sources import ARRAY_SUFFIXES, SEGY_SUFFIXES, Source, sources
 from saltseg.survey import predict_survey
-from saltseg.sweep import Sweep, digest
+from saltseg.sweep import digest, named_runs
 from saltseg.uncertainty import MEMBERS, disagreement, entropy, uncertainty
 
 ConfigStore.instance().store(name="survey_schema", node=SurveyOptions)
@@ -38,7 +38,7 @@ def predict(config: DictConfig) -> None:
     """Find the networks and the input, and write what is asked for."""
     path = Path(config.input)
     kinds = find_kinds(config.format, path)
-    runs = find_members(config.run)
+    runs = named_runs(config.run)
     if "disagreement" in kinds and len(runs) < MEMBERS:
         raise SaltsegError(f"format=disagreement: {len(runs)} networks, expected {MEMBERS} that were trained apart.")
     settle(config, runs)
@@ -47,22 +47,6 @@ def predict(config: DictConfig) -> None:
         predict_segy(config, path, predictor, runs)
     else:
         predict_images(config, path, kinds, predictor, runs)
-
-
-def find_members(named: Any) -> list[Run]:
-    """The finished runs that are named; of a sweep, all that trained.
-
-    Raises:
-        SaltsegError: if one is missing or did not finish.
-    """
-    runs: list[Run] = []
-    for path in map(Path, named if isinstance(named, ListConfig) else [named]):
-        sweep = Sweep.read(path)
-        if sweep is None:
-            runs.append(Run.finished(path))
-        else:
-            runs += [Run.finished(path / job.directory) for job in sweep.jobs if job.trains or not job.training]
-    return runs
 
 
 def find_kinds(asked: Any, path: Path) -> list[str]:

@@ -72,11 +72,11 @@ def predict_survey(
         journal = _hidden(path_out, "settings")
         state = Path(path_in).stat()
         settings = {
+            **(about or {}),
             "input": f"{Path(path_in).resolve()}, {state.st_size} bytes of {state.st_mtime_ns}",
             "threshold": threshold,
             "window": list(window),
             **{f"segy.{name}": value for name, value in asdict(options).items()},
-            **(about or {}),
         }
         path_out.parent.mkdir(parents=True, exist_ok=True)
         _go_on(journal, path_out, settings)

@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from saltseg.config import MENDABLE, explain, refuse_strays, resolved, slug
 from saltseg.errors import SaltsegError
@@ -241,3 +241,21 @@ def _key_of(config: DictConfig, check: Callable[[DictConfig], None], content: Ca
         return training_key(own, content)
     finally:
         HydraConfig.instance().cfg = before
+
+
+def named_runs(named: Any) -> list[Run]:
+    """The finished runs that ``run=`` names: a directory or several; a sweep's stands for all its trainings.
+
+    Raises:
+        SaltsegError: if there is none, or one did not finish.
+    """
+    runs: list[Run] = []
+    for path in map(Path, named if isinstance(named, ListConfig) else [named]):
+        sweep = Sweep.read(path)
+        directories = (
+            [path] if sweep is None else [path / j.directory for j in sweep.jobs if j.trains or not j.training]
+        )
+        runs += map(Run.finished, directories)
+    if not runs:
+        raise SaltsegError("run: there is none. Name a directory that training made, or several: run=[DIR,DIR].")
+    return runs

@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from runs import call, failure, files, tiny_run
+from runs import TINY, call, failure, files, tiny_run
 from small import smooth
 
-from saltseg import inference, predict, products
+from saltseg import inference, predict, products, train
 from saltseg.calibration import temper
 from saltseg.data import rle
 from saltseg.data.folder import to_image
@@ -190,6 +190,16 @@ def test_an_ensemble_is_the_mean_and_says_where_its_members_disagree(run, images
     assert table.loc["a", "disagreement"] == pytest.approx(bits.mean(), abs=1e-5)
     assert np.abs(read(tmp_path / "out/disagreement/a.png") / 65535 - bits).max() < 1e-4
     assert "disagreement" not in predicted(run, images / "a.png", tmp_path / "alone")
+
+
+def test_a_sweep_stands_for_all_its_trainings(images, tmp_path):
+    sweep = tmp_path / "sweep"
+    call(train.main, "-m", *TINY, "trainer.max_epochs=1", "seed=1,2", "threshold=0.4,0.5", f"hydra.sweep.dir={sweep}")
+    call(predict.main, f"run={sweep}", f"input={images / 'a.png'}", f"output={tmp_path / 'out'}", "format=npy")
+    runs = [Run(path) for path in sorted(sweep.glob("*threshold-0.4"))]
+    assert len(runs) == 2
+    single = [Predictor([load_net(r, "best")])([read(images / "a.png")])[0] for r in runs]
+    assert np.abs(np.load(tmp_path / "out" / "npy" / "a.npy") - np.mean(single, axis=0)).max() < 1e-6
 
 
 def competition(folder, names, asked=None):

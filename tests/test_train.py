@@ -34,7 +34,6 @@ COLUMNS = {
 CONFIDENCE = ("ece", "ece_tempered", *(f"{s}_kept80{b}" for s in ("iou", "iou_salt") for b in ("", "_boundary")))
 ABOUT = ("threshold", "threshold_best", "temperature", "weights", "tta", "encoder_init", "dataset", "trained_by")
 ABOUT += ("train_seconds", "images_per_second", "image_size", "status")
-ABOUT += tuple(f"grain/{axis}_{share}" for axis in ("vertical", "horizontal") for share in ("05", "50", "95"))
 
 
 @pytest.fixture(scope="module")
