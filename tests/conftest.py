@@ -1,6 +1,8 @@
 """What all tests share."""
 
+import contextlib
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,3 +20,10 @@ def tgs_root() -> Path:
     if not any((TGS / name).exists() for name in ("train.zip", "train")):
         pytest.skip("the TGS data is not here: set SALTSEG_TGS to its folder")
     return TGS.resolve()
+
+
+# OpenVINO brings absl, whose log handler closes the stream it found when Hydra sets up the log: that of pytest.
+with contextlib.suppress(ImportError):
+    import absl.logging
+
+    absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
