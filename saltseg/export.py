@@ -186,7 +186,7 @@ def about(runs: Sequence[Run], weights: str, tta: str, fit: str) -> dict[str, An
     if (weights, tta) != (metrics["weights"], metrics["tta"]):
         facts["scores"] = f"measured with weights={metrics['weights']} and tta={metrics['tta']}"
     known: dict[str, Any] = {
-        key: metrics[key] for key in ("threshold_best", "temperature", "image_size") if key in metrics
+        key: metrics[key] for key in ("threshold_best", "temperature", "image_height", "image_width") if key in metrics
     }
     return {**facts, **known, **{key: value for key, value in metrics.items() if "/" in key and value is not None}}
 

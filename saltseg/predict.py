@@ -109,16 +109,19 @@ def image_size(runs: Sequence[Run]) -> tuple[int, int]:
     Raises:
         SaltsegError: if they differ, or it isn't known.
     """
-    sizes = {str(run.path): run.metrics().get("image_size") for run in runs}
-    first = next(iter(sizes.values()))
-    if first is None:
-        raise SaltsegError(
-            f"run: {runs[0].path} was scored before runs kept the size of their images. Score it again: "
-            f"`python -m saltseg.train … ckpt_path={runs[0].last_checkpoint}` trains no further."
-        )
-    if any(size != first for size in sizes.values()):
-        raise SaltsegError(f"run: these can't be averaged, for their images differ in size: {sizes}.")
-    return first[0], first[1]
+    sizes = {}
+    for run in runs:
+        metrics = run.metrics()
+        if "image_height" not in metrics:
+            raise SaltsegError(
+                f"run: {run.path} was scored before runs kept the size of their images. Score it again: "
+                f"`python -m saltseg.train … ckpt_path={run.last_checkpoint}` trains no further."
+            )
+        sizes[int(metrics["image_height"]), int(metrics["image_width"])] = run.path
+    if len(sizes) > 1:
+        listed = ", ".join(f"{height}×{width} in {path}" for (height, width), path in sizes.items())
+        raise SaltsegError(f"run: these can't be averaged, for their training images differ in size: {listed}.")
+    return next(iter(sizes))
 
 
 def choose_threshold(asked: Any, runs: Sequence[Run]) -> float:

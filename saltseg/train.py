@@ -228,7 +228,8 @@ def score(config: DictConfig, run: Run, data: SaltDataModule, about: dict[str, A
         "weights": config.weights.value,
         "tta": config.tta.value,
         "dataset": config.choices.data,
-        "image_size": list(data.image_size),
+        "image_height": data.image_size[0],
+        "image_width": data.image_size[1],
         **about,
         "status": "finished",
     }

@@ -285,7 +285,7 @@ def test_a_run_on_lines_is_trained_scored_and_evaluated(tmp_path, files):
     run = Run(tmp_path / "run")
     metrics = run.metrics()
     assert metrics["dataset"] == "segy"
-    assert metrics["image_size"] == [32, 32]  # what predict cuts a survey into
+    assert (metrics["image_height"], metrics["image_width"]) == (32, 32)  # what predict cuts a survey into
     assert metrics["grain/vertical_50"] > 0
     assert metrics["status"] == "finished"
     table = pd.read_csv(run.path / "predictions.csv")

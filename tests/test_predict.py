@@ -236,8 +236,8 @@ def test_a_submission_for_kaggle(run, tmp_path, source):
 
 
 RECIPES = {
-    "line": Recipe(line=True, format=1, dead=3, delay=100),
-    "cube": Recipe(format=5, endian="little", order="crossline", text="ascii", missing=20),
+    "line": Recipe(line=True, format=1, dead=0.05, delay=100),
+    "cube": Recipe(format=5, endian="little", order="crossline", text="ascii", missing=0.1),
 }
 
 
@@ -447,5 +447,5 @@ def test_mistakes_are_answered_in_words(run, images, tmp_path, capfd, what):
 
 
 def test_a_run_from_before_sizes_were_kept_says_what_to_do(run, images, tmp_path, capfd):
-    said = failure(capfd, predict.main, without(run, tmp_path, "image_size"), f"input={images}")
+    said = failure(capfd, predict.main, without(run, tmp_path, "image_height"), f"input={images}")
     assert "ckpt_path=" in said

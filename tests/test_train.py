@@ -33,7 +33,7 @@ COLUMNS = {
 }
 CONFIDENCE = ("ece", "ece_tempered", *(f"{s}_kept80{b}" for s in ("iou", "iou_salt") for b in ("", "_boundary")))
 ABOUT = ("threshold", "threshold_best", "temperature", "weights", "tta", "encoder_init", "dataset", "trained_by")
-ABOUT += ("train_seconds", "images_per_second", "image_size", "status")
+ABOUT += ("train_seconds", "images_per_second", "image_height", "image_width", "status")
 
 
 @pytest.fixture(scope="module")

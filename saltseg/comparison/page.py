@@ -80,7 +80,7 @@ def report(findings: Findings) -> str:
 
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("saltseg"),
+        loader=PackageLoader("saltseg.comparison"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
