@@ -21,7 +21,6 @@ from saltseg.hardware import cores
 from saltseg.module import SaltNet
 
 Backend = Literal["torch", "onnx", "openvino"]
-Precision = Literal["auto", "bf16", "f32"]
 
 #: Of 2022; the oldest in which what the graphs need is there. ONNX Runtime reads it since 1.14.
 OPSET = 18
@@ -32,13 +31,13 @@ TOLERANCE = 1e-3
 Array = NDArray[np.float32]
 
 
-def on_backend(net: SaltNet, backend: Backend, precision: Precision = "auto") -> nn.Module:
+def on_backend(net: SaltNet, backend: Backend) -> nn.Module:
     """A stand-in for ``net``: B×1×H×W in 0…255, H and W multiples of 32, to B×1×H×W float32 logits.
 
     Args:
         net: the trained network; it is left as it is.
-        backend: ``torch`` gives ``net`` itself, ``onnx`` ONNX Runtime, ``openvino`` OpenVINO, both on all cores.
-        precision: for OpenVINO: ``auto`` computes in bfloat16 where the CPU has it (AMX, AVX512-BF16), else float32.
+        backend: ``torch`` gives ``net`` itself, ``onnx`` ONNX Runtime, ``openvino`` OpenVINO, both in float32 on
+            all cores.
 
     Raises:
         SaltsegError: if the backend is unknown or not installed, or the network has no ONNX form that agrees with it.
@@ -52,8 +51,6 @@ def on_backend(net: SaltNet, backend: Backend, precision: Precision = "auto") ->
     graph = to_onnx(net, torch.zeros(2, 1, 3 * MULTIPLE, 4 * MULTIPLE), "logits")
     run = onnxruntime_of(graph) if backend == "onnx" else openvino_of(graph)
     _check(net, run, backend)
-    if backend == "openvino" and (precision == "bf16" or (precision == "auto" and _has_bf16())):
-        run = openvino_of(graph, "bf16")
     return _Elsewhere(run)
 
 
@@ -81,20 +78,18 @@ def onnxruntime_of(model: bytes) -> Callable[[NDArray[Any]], Array]:
     return lambda images: session.run(None, {"image": images})[0]
 
 
-def openvino_of(model: bytes, precision: str = "f32") -> Callable[[NDArray[Any]], Array]:
-    """From ``image`` to the output of an ONNX model, by OpenVINO on all cores of the CPU."""
+def openvino_of(model: bytes) -> Callable[[NDArray[Any]], Array]:
+    """From ``image`` to the output of an ONNX model, by OpenVINO on all cores of the CPU.
+
+    In float32: in bfloat16, which it would take by itself where there is AMX, OpenVINO 2026.4 writes beyond its buffers
+    (glibc's ``MALLOC_CHECK_=3`` finds it), and the process crashes later, somewhere else.
+    """
     import openvino
 
     core = openvino.Core()
-    settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": cores()}
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": cores()}
     compiled = core.compile_model(core.read_model(model), "CPU", settings)
     return lambda images: compiled(images)[0]
-
-
-def _has_bf16() -> bool:
-    import openvino
-
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _check(net: SaltNet, other: Callable[[Array], Array], backend: str) -> None:
