@@ -81,8 +81,8 @@ def onnxruntime_of(model: bytes) -> Callable[[NDArray[Any]], Array]:
 def openvino_of(model: bytes) -> Callable[[NDArray[Any]], Array]:
     """From ``image`` to the output of an ONNX model, by OpenVINO on all cores of the CPU.
 
-    In float32: in bfloat16, which it would take by itself where there is AMX, OpenVINO 2026.4 writes beyond its buffers
-    (glibc's ``MALLOC_CHECK_=3`` finds it), and the process crashes later, somewhere else.
+    In float32. In bfloat16, which it would take by itself where there is AMX, OpenVINO 2026.4 left a corrupted heap
+    behind in a process that trains with PyTorch as well: it crashed later, somewhere else, each time it was tried.
     """
     import openvino
 
