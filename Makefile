@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # pytest-xdist: a worker for each of two cores; a file in one, since its tests share runs.
-TESTS ?= -n 2 --dist loadfile -m "not slow"
+TESTS ?= -n 2 --dist loadfile -m "not slow and not openvino"
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train test slow lint types format clean
@@ -23,6 +23,7 @@ train: setup  ## Train a network on the embedded data, in a few minutes
 
 test: setup  ## Run the tests
 	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest -m openvino  # in a process of their own
 
 slow: setup  ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow

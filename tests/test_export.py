@@ -58,6 +58,7 @@ def test_the_check_sees_all_batches_and_sizes() -> None:
     assert difference(model, Predictor([SaltNet(small_net(0))], fit="resize"), images) > TOLERANCE
 
 
+@pytest.mark.openvino
 def test_openvino_reads_the_file_too() -> None:
     openvino = pytest.importorskip("openvino")
     nets, images = [SaltNet(small_net())], make_images([(101, 101), (60, 40)]).images

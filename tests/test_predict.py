@@ -112,7 +112,7 @@ def test_uncertainty_of_pixels_and_of_the_image(run, images, tmp_path):
     assert other.loc["a", "uncertainty"] == pytest.approx(uncertainty(probability, 0.45, 3), abs=1e-4)
 
 
-@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+@pytest.mark.parametrize("backend", ["onnx", pytest.param("openvino", marks=pytest.mark.openvino)])
 def test_another_backend_gives_the_same(run, images, tmp_path, backend):
     pytest.importorskip({"onnx": "onnxruntime"}.get(backend, backend))
     torch, other = (predicted(run, images, tmp_path / b, f"backend={b}", "format=npy") for b in ("torch", backend))
