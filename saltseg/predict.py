@@ -159,9 +159,22 @@ def predict_segy(config: DictConfig, path: Path, predictor: Predictor, runs: Seq
     if file.exists() and file.samefile(path):
         raise SaltsegError(f"output: {file} is the input itself; name another file.")
     options = SurveyOptions(**config.segy)
-    grain = Grain.of(runs[0].metrics())
+    threshold: float = config.threshold
+
+    def tempered(images: Sequence[Array8]) -> list[NDArray[np.float32]]:
+        return [temper(probability, config.temperature) for probability in predictor(images)]
+
+    if config.calibrate:  # the same samples are salt: what is above the threshold is above the tempered one
+        threshold = float(temper(np.array([threshold]), config.temperature)[0])
     row = predict_survey(
-        path, file, predictor, config.threshold, predictor.image_size, grain, options, about(config, runs)
+        path,
+        file,
+        tempered if config.calibrate else predictor,
+        threshold,
+        predictor.image_size,
+        Grain.of(runs[0].metrics()),
+        options,
+        about(config, runs),
     )
     table = pd.DataFrame([{"id": path.stem, **row}])
     write_whole(file.with_name(f"{file.stem}.csv"), table.to_csv(index=False))

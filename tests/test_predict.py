@@ -268,6 +268,11 @@ def test_a_survey_comes_back_with_its_headers(run, tmp_path, kind, capfd):
     assert {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in files(tmp_path / "out")} == before
     assert "format=mask" in failure(capfd, predict.main, *arguments, "overwrite=true", "format=mask")
 
+    plain, mask = ((tmp_path / "out" / f"{name}.sgy").read_bytes() for name in ("made_salt", "made_salt_mask"))
+    call(predict.main, *arguments, "overwrite=true", "calibrate=true", "temperature=3")
+    assert (tmp_path / "out" / "made_salt_mask.sgy").read_bytes() == mask
+    assert (tmp_path / "out" / "made_salt.sgy").read_bytes() != plain
+
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"C 1 CLIENT" * 400], ids=["empty", "short", "text"])
 def test_a_file_that_is_no_survey_is_refused(run, tmp_path, capfd, content):
