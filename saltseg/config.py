@@ -78,6 +78,8 @@ class TrainConfig:
     weights: Weights = Weights.best
     tta: Tta = Tta.none
     memory_format: MemoryFormat = MemoryFormat.auto
+    compile: bool = False
+    threads: int | None = None
     ckpt_path: str | None = None
     init: str | None = None
     monitor: str = "val/iou"
@@ -91,6 +93,13 @@ class SearchConfig(TrainConfig):
 
     space: dict[str, Any] = field(default_factory=dict)
     trials: int = 20
+
+
+@dataclass
+class BenchmarkConfig(TrainConfig):
+    """The root of ``benchmark``: the keys of ``train``, and the settings to try."""
+
+    axes: Any = None
 
 
 @dataclass
@@ -235,6 +244,13 @@ def hardware(setting: str) -> str | int:
     return value
 
 
+def threads_to_try() -> list[int]:
+    """All cores, then half of them, and so on."""
+    from saltseg.hardware import cores
+
+    return [n for k in range(3) if (n := cores() >> k)]
+
+
 def register() -> None:
     """Make the resolvers and schemas known."""
     OmegaConf.register_new_resolver("default_data", default_data, replace=True)
@@ -243,10 +259,12 @@ def register() -> None:
     OmegaConf.register_new_resolver("slug", slug, replace=True)
     OmegaConf.register_new_resolver("sweep", sweep, replace=True)
     OmegaConf.register_new_resolver("hardware", hardware, replace=True)
+    OmegaConf.register_new_resolver("threads_to_try", threads_to_try, replace=True)
     store = ConfigStore.instance()
     schemas = {
         "train": TrainConfig,
         "search": SearchConfig,
+        "benchmark": BenchmarkConfig,
         "evaluate": EvaluateConfig,
         "predict": PredictConfig,
         "export": ExportConfig,

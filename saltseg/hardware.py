@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -59,24 +58,3 @@ def detect() -> Hardware:
     if torch.cpu._is_avx512_bf16_supported():
         return Hardware("cpu", "bf16-mixed", "channels_last", "CPU with AVX512-BF16")
     return Hardware("cpu", "32-true", "channels_last", "CPU without fast bfloat16")
-
-
-class _InFloat32:
-    """A convolution that leaves autocast, whatever its class."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            y: Tensor = super().forward(x.float())  # type: ignore[misc]
-        return y.to(x.dtype)
-
-
-def suit_cpu(net: nn.Module) -> None:
-    """Let the depthwise convolutions of ``net`` compute in float32 under bf16 autocast, in place.
-
-    On CPUs the bf16 backward of a depthwise convolution takes 2 to 9 times as long as float32's (oneDNN, channels_last,
-    maps of 64 to 4 pixels): a U-Net on EfficientNet-Lite0 trains 1.4 times as fast with this, and no less exactly.
-    """
-    for conv in net.modules():
-        if isinstance(conv, nn.Conv2d) and conv.groups == conv.in_channels > 1 and not isinstance(conv, _InFloat32):
-            # A subclass made on the spot: a wrapped forward would still be the original's in a deep copy.
-            conv.__class__ = type(f"Float32{type(conv).__name__}", (_InFloat32, type(conv)), {})

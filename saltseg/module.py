@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from saltseg.data.prepare import Fit, Normalization, Normalize, as_target, unfit
+from saltseg.data.prepare import MULTIPLE, Fit, Normalization, Normalize, as_target, unfit
 from saltseg.errors import SaltsegError
 from saltseg.metrics import SegmentationScores
 
@@ -26,7 +27,8 @@ class SaltNet(nn.Module):
 
     Args:
         net: B×3×H×W float to B×1×H×W logits. It may say by ``mean`` and ``std`` (3 numbers each) what its encoder
-            was trained for; ImageNet's otherwise.
+            was trained for; ImageNet's otherwise. And by ``shrink``, how many times smaller than the images it wants to
+            see them; 1 otherwise.
         normalize: see :class:`~saltseg.data.prepare.Normalize`.
     """
 
@@ -35,15 +37,26 @@ class SaltNet(nn.Module):
         mean, std = getattr(net, "mean", (0.485, 0.456, 0.406)), getattr(net, "std", (0.229, 0.224, 0.225))
         self.normalize = Normalize(normalize, mean, std)
         self.net = net
+        self.shrink = int(getattr(net, "shrink", 1))
         self.encoder_init = str(getattr(net, "encoder_init", "random"))
 
     def forward(self, images: Tensor) -> Tensor:
         """B×1×H×W in 0…255, H and W multiples of 32, to B×1×H×W float32 logits."""
-        inputs = self.normalize(images)
+        inputs = self.normalize(images if self.shrink == 1 else resize(images.float(), self._inner(images)))
         if next(self.net.parameters()).is_contiguous(memory_format=torch.channels_last):
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        logits: Tensor = self.net(inputs)
-        return logits.float()
+        logits: Tensor = self.net(inputs).float()
+        return logits if self.shrink == 1 else resize(logits, (images.shape[-2], images.shape[-1]))
+
+    def _inner(self, images: Tensor) -> tuple[int, int]:
+        """Height and width at which the network works."""
+        height, width = ((n // self.shrink + MULTIPLE - 1) // MULTIPLE * MULTIPLE for n in images.shape[-2:])
+        return height, width
+
+
+def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """B×C×h×w to B×C×H×W with (H, W) = ``size``; halving averages 2×2 pixels."""
+    return functional.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
 class SaltModule(LightningModule):

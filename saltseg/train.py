@@ -21,10 +21,11 @@ from omegaconf import DictConfig
 from saltseg.callbacks import MONITORS, EpochSeed, History, LossSchedule
 from saltseg.components import check, instantiate, listed
 from saltseg.config import app, choices, command_line, resolved
+from saltseg.cpu import keep_memory, suit_cpu
 from saltseg.data.datamodule import SaltDataModule
 from saltseg.data.sampling import Grain
 from saltseg.errors import SaltsegError, check_choice
-from saltseg.hardware import detect, suit_cpu
+from saltseg.hardware import detect
 from saltseg.inference import Predictor, load_net, restore
 from saltseg.metrics import check_threshold
 from saltseg.module import SaltModule, SaltNet
@@ -69,6 +70,7 @@ def train(config: DictConfig) -> float:
     with printing_to(run.log_file) if job else nullcontext(), run.outcome():
         if twin is None:
             resume(config, run)
+        suit_machine(config)
         lightning.seed_everything(config.seed, workers=True, verbose=False)
         data = make_data(config)
         run.write_table(run.path / "split.csv", split_table(data))
@@ -132,6 +134,14 @@ def check_init(init: str, ckpt_path: str | None) -> None:
         )
 
 
+def suit_machine(config: DictConfig) -> None:
+    """What holds for the whole process: its threads and, on a CPU, its memory."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    if config.trainer.accelerator == "cpu":
+        keep_memory()
+
+
 def make_data(config: DictConfig) -> SaltDataModule:
     """The data with the augmentation of the training images."""
     import albumentations
@@ -153,8 +163,11 @@ def make_module(config: DictConfig, data: SaltDataModule) -> SaltModule:
         if config.ckpt_path is None:
             restore(net, before.scored_checkpoint)
         net.encoder_init = f"run:{before.path.name}"
-    if config.trainer.accelerator == "cpu" and str(config.trainer.precision).startswith("bf16"):
-        suit_cpu(net)
+    if config.trainer.accelerator != "cpu":
+        if config.compile:
+            net.net.compile()
+    elif str(config.trainer.precision).startswith("bf16"):  # float32 is the plain reference
+        suit_cpu(net, fuse=config.compile)
     if config.memory_format.value == "channels_last":
         net.net.to(memory_format=torch.channels_last)
     scheduler = instantiate(config.scheduler, config.trust) if config.scheduler.get("_target_") else None

