@@ -13,17 +13,19 @@ from functools import cache
 from typing import Any
 
 import torch
-from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoderBlock
-from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
 #: oneDNN's weight gradient is slow where a batch has few positions: below these, a matrix product does better.
 FEW_POSITIONS = 2048
 
 #: Maps from this size on, in pixels a side, gain more by the smaller kernel of a folded upsampling than it costs.
 LARGE_MAP = 32
+
+#: Blocks of libraries that take seconds to import: by name, for a network of theirs has imported them.
+UNET_BLOCK = ("segmentation_models_pytorch", "UnetDecoderBlock")
+NORM_ACT = ("timm", "BatchNormAct2d")
+BASIC, BOTTLENECK = ("torchvision", "BasicBlock"), ("torchvision", "Bottleneck")
 
 MADV_HUGEPAGE = 14
 HUGE_PAGE = 1 << 21
@@ -43,12 +45,13 @@ def suit_cpu(net: nn.Module, *, fuse: bool = False) -> None:
             _become(layer, InFloat32)
         elif type(layer) is nn.Conv2d and layer.groups == 1 and layer.dilation == (1, 1) and layer.bias is None:
             _become(layer, GradientByMatrix)
-        elif isinstance(layer, UnetDecoderBlock) and layer.interpolation_mode == "nearest":
+        elif _is(layer, UNET_BLOCK) and layer.interpolation_mode == "nearest":
             _become(layer, FoldedUpsampling)
     if fuse:
         _fuse(net)
 
 
+@cache
 def keep_memory() -> None:
     """Have this process keep the memory that it frees, in huge pages, instead of asking for it anew in every step.
 
@@ -70,6 +73,12 @@ def keep_memory() -> None:
     start = -(-start // HUGE_PAGE) * HUGE_PAGE
     if (size := (libc.sbrk(0) - start) // HUGE_PAGE * HUGE_PAGE) > 0:
         libc.madvise(start, size, MADV_HUGEPAGE)
+
+
+def _is(layer: nn.Module, block: tuple[str, str]) -> bool:
+    """Whether ``layer`` is the block of that name, of that library."""
+    library, name = block
+    return type(layer).__name__ == name and type(layer).__module__.partition(".")[0] == library
 
 
 def _become(layer: nn.Module, faster: type) -> None:
@@ -206,9 +215,9 @@ def _laid_out(weight: Tensor) -> Tensor:
 def _fuse(net: nn.Module) -> None:
     """Join batch norms with the activations behind them, in the blocks that are known."""
     for layer in list(net.modules()):
-        if type(layer) is BatchNormAct2d and isinstance(layer.act, nn.ReLU | nn.ReLU6 | nn.Identity):
+        if _is(layer, NORM_ACT) and isinstance(layer.act, nn.ReLU | nn.ReLU6 | nn.Identity):
             _become(layer, NormAct)
-        elif isinstance(layer, BasicBlock | Bottleneck):
+        elif _is(layer, BASIC) or _is(layer, BOTTLENECK):
             _become(layer, Residual)
         stem = [getattr(layer, name, None) for name in ("bn1", "relu")]
         children = list(layer) if isinstance(layer, nn.Sequential) else stem

@@ -80,6 +80,7 @@ def test_options_reach_the_architecture() -> None:
         ({"arch": "Unet", "encoder": "tu-resnet18.a1_in1"}, "Did you mean 'a1_in1k'"),
         ({"arch": "Unet", "encoder": "resnet18", "decoder_chanels": [1]}, "Did you mean 'decoder_channels'"),
         ({"arch": "Unet", "encoder": "resnet18", "activation": "sigmoid"}, "model.activation"),
+        ({"arch": "Unet", "encoder": "resnet18", "shrink": 0}, "model.shrink=0"),
         ({"arch": "DPT", "encoder": "resnet18"}, "SMP can't build this"),
     ],
 )
@@ -93,6 +94,6 @@ def test_the_articles_unet_and_our_losses_come_without_smp_and_timm(monkeypatch:
     """These take seconds to import."""
     for library in ("segmentation_models_pytorch", "timm", "huggingface_hub"):
         monkeypatch.setitem(sys.modules, library, None)  # importing it now raises
-    for name in ("saltseg.models.weights", "saltseg.models.unet", "saltseg.losses"):
+    for name in ("saltseg.models.weights", "saltseg.models.unet", "saltseg.losses", "saltseg.cpu"):
         monkeypatch.delitem(sys.modules, name, raising=False)
         importlib.import_module(name)

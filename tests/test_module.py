@@ -176,3 +176,19 @@ def test_validation_scores_as_inference_does(tmp_path: Path, fitting: Fit, shape
     assert 0.05 < logged["val/iou"] < 0.95
     for name in ("iou", "dice", "map", "micro_iou", "iou_salt", "empty_correct"):
         assert logged[f"val/{name}"] == pytest.approx(summary[name].item(), abs=1e-3), name
+
+
+@pytest.mark.parametrize("shrink", [1, 2, 4])
+def test_a_net_may_see_the_images_smaller(shrink: int) -> None:
+    net = nn.Conv2d(3, 1, 3, padding=1)
+    whole = SaltNet(net)
+    net.shrink = shrink  # type: ignore[assignment]
+    images = torch.randint(0, 255, (2, 1, 128, 256), dtype=torch.uint8)
+    small = nn.functional.avg_pool2d(images.float(), shrink)  # exactly so for 2; at 4 the two pixels in the middle
+    logits = SaltNet(net)(images)
+    assert logits.shape == images.shape
+    if shrink < 4:
+        expected = nn.functional.interpolate(whole(small), (128, 256), mode="bilinear")
+        assert torch.allclose(logits, expected, atol=1e-5)
+    odd = SaltNet(net)(images[..., :96, :160])  # half of 96 is no multiple of 32
+    assert odd.shape[-2:] == (96, 160)

@@ -1,17 +1,16 @@
 """saltseg against what one would use instead of it, in one run, as ratios.
 
-    SALTSEG_TGS=... python tests/benchmarks/compare.py RUN [--rounds 3]
+    SALTSEG_TGS=... python tests/benchmarks/compare.py RUN [--rounds 3] [--steps 30]
 
 RUN is a finished run on TGS, whose network is used for prediction. Each round measures everything once, one after the
-other; a figure is the median of the rounds. Runs for about five minutes a round on two cores; nothing else should.
-fastai is measured where it is installed.
+other, in processes of their own; a figure is the median of the rounds. Nothing else should run meanwhile. fastai is
+measured where it is installed.
 """
 
 import argparse
 import importlib.util
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -19,23 +18,24 @@ import tempfile
 import time
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
-from saltseg.data.archive import Archive  # noqa: F401
-from saltseg.inference import assemble, rebuild_data
-from saltseg.metrics import CURVE, Counts, histograms
+from saltseg.data.datamodule import SaltDataModule
+from saltseg.inference import Predictor, assemble, load_net, rebuild_data
+from saltseg.metrics import CURVE, Counts
 from saltseg.run import Run
+from saltseg.scoring import count
 
 HERE = Path(__file__).parent
 TGS = Path(os.environ.get("SALTSEG_TGS", "data/tgs")).resolve()
-RESNET34 = ["experiment=article_resnet34", "model.encoder_weights=null"]
-#: A start's least: what must be imported, and the 8000 files decoded.
+RESNET34 = ("experiment=article_resnet34", "model.encoder_weights=null")
+SHORT = ("trainer.max_epochs=2", "trainer.limit_val_batches=2", "callbacks.progress=null")
+#: The least that a start takes: the imports, and decoding what is trained on.
 LEAST = f"""
 import zipfile, numpy, cv2, torch, lightning, segmentation_models_pytorch, albumentations, hydra
 with zipfile.ZipFile({str(TGS / "train.zip")!r}) as file:
@@ -43,3 +43,142 @@ with zipfile.ZipFile({str(TGS / "train.zip")!r}) as file:
         if name.endswith(".png"):
             cv2.imdecode(numpy.frombuffer(file.read(name), numpy.uint8), cv2.IMREAD_UNCHANGED)
 """
+PREDICTED = 512
+
+
+def python(*arguments: str) -> tuple[str, float]:
+    """Standard output and seconds of a process; it may end by Ctrl-C's status."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
+    environment |= {"NO_ALBUMENTATIONS_UPDATE": "1", "SALTSEG_TGS": str(TGS)}
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment, check=False)
+    if done.returncode not in (0, 130):
+        raise SystemExit(f"{' '.join(arguments)}\n{done.stderr}")
+    return done.stdout, time.perf_counter() - start
+
+
+def peer(script: str, *arguments: str) -> float:
+    """Images per second, as a peer's script says."""
+    output, _ = python(str(HERE / script), *arguments)
+    return float(json.loads(output.strip().splitlines()[-1])["images_per_second"])
+
+
+def ours(folder: Path, steps: int, *overrides: str) -> float:
+    """Images per second of saltseg's own training, the second epoch's."""
+    directory = Path(tempfile.mkdtemp(dir=folder))
+    trainer = (*SHORT, f"trainer.limit_train_batches={steps}")
+    python("-m", "saltseg.benchmark", "axes=null", *RESNET34, *trainer, *overrides, f"hydra.run.dir={directory}/run")
+    return float(json.loads((directory / "run" / "benchmark.json").read_text())[0]["images_per_second"])
+
+
+def memory(folder: Path, epochs: int) -> float:
+    """Gigabytes at the peak of a training of so many epochs, scoring and pictures included."""
+    code = """
+import resource, subprocess, sys
+subprocess.run([sys.executable, "-m", "saltseg.train", *sys.argv[1:]], check=True, stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+    directory = tempfile.mkdtemp(dir=folder)
+    trainer = (f"trainer.max_epochs={epochs}", "trainer.limit_train_batches=12", "callbacks.progress=null")
+    output, _ = python("-c", code, *RESNET34, *trainer, f"hydra.run.dir={directory}/run")
+    return int(output.split()[-1]) / (1 << 20)
+
+
+def validation(data: SaltDataModule, predictor: Predictor) -> tuple[float, float]:
+    """Seconds of a validation epoch without scores, and with the whole curve's."""
+    part = data.part("val")
+    start = time.perf_counter()
+    maps = predictor(part.images)
+    bare = time.perf_counter() - start
+    start = time.perf_counter()
+    Counts.of(count(maps, part.masks)).summary()
+    return bare, bare + time.perf_counter() - start
+
+
+def backends(run: Run, data: SaltDataModule) -> dict[str, tuple[float, float]]:
+    """Images per second and mean IoU over the held-out images, with left-right flips, of each way to predict."""
+    found = {}
+    held_out = data.select(np.concatenate([data.division.indices(p) for p in ("val", "test")]))
+    images = (held_out.images * 2)[:PREDICTED]
+
+    def measure(predictor: Predictor) -> tuple[float, float]:
+        predictor(images[:64])
+        start = time.perf_counter()
+        predictor(images)
+        speed = len(images) / (time.perf_counter() - start)
+        return speed, float(
+            Counts.of(count(predictor(held_out.images), held_out.masks)).summary()["iou"][CURVE.index(0.5)]
+        )
+
+    for name in ("torch", "onnx", "openvino"):
+        options: dict[str, Any] = {"weights": run.metrics()["weights"], "tta": "hflip", "batch_size": 32}
+        found[name] = measure(assemble([run], image_size=data.image_size, backend=name, **options))  # type: ignore[arg-type]
+    found["float32"] = measure(Predictor([load_net(run, run.metrics()["weights"])], fit=data.fit, tta="hflip"))
+    return found
+
+
+def extracted(folder: Path) -> Path:
+    """The training images as files, as the plain script wants them."""
+    with zipfile.ZipFile(TGS / "train.zip") as file:
+        file.extractall(folder / "train")
+    return folder / "train"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=30)
+    args = parser.parse_args()
+    console, figures = Console(width=120), defaultdict(list)
+    run = Run.finished(args.run)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        at = ("--data", str(extracted(folder)))
+        for k in range(args.rounds):
+            steps = ("--steps", str(args.steps))
+            figures["plain"].append(peer("plain_unet.py", *at, "--steps", "10"))
+            figures["tuned"].append(peer("plain_unet.py", *at, *steps, "--tuned"))
+            figures["saltseg"].append(ours(folder, args.steps))
+            figures["saltseg, compile=true"].append(ours(folder, args.steps, "compile=true"))
+            figures["tuned"].append(peer("plain_unet.py", *at, *steps, "--tuned"))
+            figures["Lightning + SMP"].append(peer("lightning_smp.py", *at, *steps))
+            if importlib.util.find_spec("fastai"):
+                figures["fastai"].append(peer("fastai_unet.py", *at, "--steps", "10"))
+            least = python("-c", LEAST)[1]
+            stop = "+callbacks.stop={_target_: first_step.StopAfterFirst}"
+            start = python("-m", "saltseg.train", *RESNET34, stop, "trust=[first_step]", f"hydra.run.dir={folder}/s{k}")
+            figures["start"].append(start[1] / least)
+        for epochs in (1, 4):
+            figures[f"memory of {epochs}"].append(memory(folder, epochs))
+    data = rebuild_data(run, run.config())
+    predictor = assemble([run], weights="last", tta="none", image_size=data.image_size, batch_size=32)
+    predictor(data.part("val").images)
+    bare, scored = zip(*(validation(data, predictor) for _ in range(args.rounds)), strict=True)
+    ways = backends(run, data)
+    middle = {k: statistics.median(v) for k, v in figures.items()}
+
+    table = Table("training, ResNet34, batch 32", "images/s", "over plain", "over tuned", box=None)
+    for who in ("plain", "tuned", "Lightning + SMP", "fastai", "saltseg", "saltseg, compile=true"):
+        if who in middle:
+            speed = middle[who]
+            ratios = (f"{speed / middle[base]:.2f}" for base in ("plain", "tuned"))
+            table.add_row(who, f"{speed:.1f}", *ratios)
+    console.print(table)
+    table = Table("what", "measured", "bar", box=None)
+    table.add_row("framework's own loop over tuned", f"{middle['saltseg'] / middle['tuned']:.2f}", "≥ 0.97")
+    table.add_row("beyond the bare loop", f"{middle['saltseg, compile=true'] / middle['tuned']:.2f}", "≥ 1.3")
+    table.add_row("validation with the curve", f"{statistics.median(scored) / statistics.median(bare):.3f}", "≤ 1.05")
+    table.add_row("start to first step over the least", f"{middle['start']:.2f}", "≤ 1.5")
+    peaks = ", ".join(f"{middle[f'memory of {n}']:.2f} GB after {n}" for n in (1, 4))
+    table.add_row("memory at the peak", f"{peaks} epochs", "≤ 3 GB")
+    console.print(table)
+    table = Table("prediction with flips", "images/s", "IoU", "from float32", box=None)
+    for name, (speed, iou) in ways.items():
+        table.add_row(name, f"{speed:.1f}", f"{iou:.4f}", f"{iou - ways['float32'][1]:+.4f}")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

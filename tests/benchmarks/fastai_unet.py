@@ -13,12 +13,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 from fastai.vision.all import (
     BCEWithLogitsLossFlat,
     Callback,
     CancelFitException,
-    PILImage,
     PILMask,
     Resize,
     SegmentationDataLoaders,
@@ -71,9 +69,6 @@ def main() -> None:
     step = statistics.median(b - a for a, b in zip(clock.ends[2:], clock.ends[3:], strict=False))
     print(json.dumps({"images_per_second": round(32 / step, 2)}))
 
-
-assert PILImage
-assert torch
 
 if __name__ == "__main__":
     main()

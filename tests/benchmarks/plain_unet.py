@@ -8,6 +8,7 @@ as a first script does it. With --tuned: bfloat16 autocast, channels_last, image
 else in the loop; the figure a framework is to be measured against for its own overhead.
 Prints one JSON line: images per second of the training loop (median over steps after a warm-up).
 """
+
 import argparse
 import json
 import statistics
@@ -44,10 +45,17 @@ class Salt(Dataset):
 
 
 def augmentation():
-    return A.Compose([
-        A.HorizontalFlip(), A.VerticalFlip(), A.RandomRotate90(), A.OpticalDistortion(), A.Transpose(),
-        A.PadIfNeeded(128, 128, border_mode=cv2.BORDER_REFLECT_101), A.Normalize(),
-    ])
+    return A.Compose(
+        [
+            A.HorizontalFlip(),
+            A.VerticalFlip(),
+            A.RandomRotate90(),
+            A.OpticalDistortion(),
+            A.Transpose(),
+            A.PadIfNeeded(128, 128, border_mode=cv2.BORDER_REFLECT_101),
+            A.Normalize(),
+        ]
+    )
 
 
 def main():
@@ -60,8 +68,13 @@ def main():
     parser.add_argument("--workers", type=int, default=1)
     args = parser.parse_args()
 
-    loader = DataLoader(Salt(args.data, augmentation(), args.tuned), args.batch_size, shuffle=True,
-                        num_workers=args.workers, drop_last=True)
+    loader = DataLoader(
+        Salt(args.data, augmentation(), args.tuned),
+        args.batch_size,
+        shuffle=True,
+        num_workers=args.workers,
+        drop_last=True,
+    )
     layout = torch.channels_last if args.tuned else torch.contiguous_format
     net = smp.Unet(args.encoder, encoder_weights=None, in_channels=3, classes=1).to(memory_format=layout)
     loss_fn = torch.nn.BCEWithLogitsLoss()
@@ -80,7 +93,11 @@ def main():
         seconds.append(time.perf_counter() - start)
         start = time.perf_counter()
     step = statistics.median(seconds[3:])
-    print(json.dumps({"encoder": args.encoder, "tuned": args.tuned, "images_per_second": round(args.batch_size / step, 2)}))
+    print(
+        json.dumps(
+            {"encoder": args.encoder, "tuned": args.tuned, "images_per_second": round(args.batch_size / step, 2)}
+        )
+    )
 
 
 if __name__ == "__main__":

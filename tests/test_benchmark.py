@@ -1,0 +1,90 @@
+"""The benchmark of a machine, and where the time of a training goes."""
+
+import json
+import time
+
+import pytest
+from omegaconf import OmegaConf
+from runs import SMALL_DATA, call, failure, shell
+
+from saltseg import benchmark, train
+from saltseg.profiling import STAGES, Stages
+from saltseg.run import Run
+
+FEW = ("model=tiny", *SMALL_DATA, "trainer.limit_train_batches=3", "trainer.limit_val_batches=1")
+
+
+def test_time_belongs_to_the_innermost_stage():
+    stages = Stages()
+    with stages.profile("before"):
+        time.sleep(0.01)
+    with stages.profile("run_training_epoch"):
+        with stages.profile("[_TrainingEpochLoop].train_dataloader_next"):
+            time.sleep(0.02)
+        with stages.profile("[LightningModule]SaltModule.optimizer_step"):
+            with stages.profile("[Strategy]SingleDeviceStrategy.training_step"):
+                time.sleep(0.05)
+            with stages.profile("[Strategy]SingleDeviceStrategy.backward"), stages.profile("[LightningModule].on_x"):
+                time.sleep(0.08)
+            time.sleep(0.02)
+        with stages.profile("[Callback]History.on_train_batch_end"):
+            time.sleep(0.01)
+        time.sleep(0.01)
+    shares = stages.shares
+    assert list(shares) == [*STAGES, "other"]
+    assert sum(shares.values()) == pytest.approx(1)
+    expected = {"data": 0.02, "forward": 0.05, "backward": 0.08, "optimizer": 0.02, "logging": 0.01, "other": 0.01}
+    for stage, seconds in expected.items():
+        assert stages.seconds[stage] == pytest.approx(seconds, rel=0.5), stage
+    assert shares["metrics"] == 0
+
+
+def test_any_training_can_say_where_its_time_went(tmp_path, capsys):
+    profiler = "trainer.profiler={_target_: saltseg.profiling.Stages}"
+    call(
+        train.main,
+        "model=tiny",
+        *SMALL_DATA,
+        "trainer=cpu",
+        "trainer.max_epochs=1",
+        profiler,
+        f"hydra.run.dir={tmp_path}/run",
+    )
+    line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("time of the last epoch"))
+    for stage in ("data", "forward", "backward", "optimizer", "metrics", "logging"):
+        assert f"{stage} 0.0%" not in line
+
+
+def test_a_benchmark_tries_the_axes_and_writes_what_train_takes(tmp_path):
+    axes = "axes={memory_format: [channels_last, contiguous], data.batch_size: [8, 4]}"
+    done = shell("-m", "saltseg.benchmark", *FEW[1:], "trainer=cpu", axes, f"hydra.run.dir={tmp_path}/b", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "b" / "benchmark.json").read_text())
+    assert [r["setting"]["data.batch_size"] for r in rows] == [8, 8, 4]
+    for row in rows:
+        assert row["images_per_second"] > 0
+        assert 0.1 < row["gigabytes"] < 10
+        assert sum(row[s] for s in (*STAGES, "other")) == pytest.approx(1, abs=1e-3)
+    chosen = OmegaConf.load(tmp_path / "b" / "conf" / "machine" / "fastest.yaml")
+    fastest = max(rows[:2], key=lambda r: r["images_per_second"])
+    assert chosen == {"memory_format": fastest["setting"]["memory_format"]}  # a batch size changes what is learned
+    assert "machine=fastest" in done.stdout
+    call(
+        train.main, "model=tiny", *SMALL_DATA, "trainer=cpu", "machine=fastest", "trainer.max_epochs=1",
+        f"hydra.run.dir={tmp_path}/run", own=tmp_path / "b" / "conf",
+    )  # fmt: skip
+    assert Run(tmp_path / "run").config().memory_format == chosen.memory_format
+
+
+def test_a_setting_that_fails_is_named(tmp_path, capfd):
+    said = failure(capfd, benchmark.main, *FEW, "axes={data.num_workers: [-1]}", f"hydra.run.dir={tmp_path}/b")
+    assert "data.num_workers=-1" in said
+
+
+def test_threads_are_those_asked_for(tmp_path):
+    code = "import sys, torch; from saltseg import train; train.main(); print('threads', torch.get_num_threads())"
+    small = (*SMALL_DATA, "trainer=cpu", "trainer.max_epochs=1", "trainer.limit_train_batches=1", "model=resnet18")
+    done = shell(
+        "-c", code, *small, "model.encoder_weights=null", "threads=3", f"hydra.run.dir={tmp_path}/r", cwd=tmp_path
+    )
+    assert "threads 3" in done.stdout, done.stderr
