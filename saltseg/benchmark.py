@@ -27,7 +27,7 @@ Row = dict[str, Any]
 
 def benchmark(config: DictConfig) -> None:
     """Measure one setting here, or those of ``axes`` each in a process of its own, and write down the best."""
-    axes: Any = OmegaConf.to_container(config.axes, resolve=True) if config.axes else {}
+    axes = [(key, values.split(",")) for key, _, values in (str(axis).partition("=") for axis in config.axes or [])]
     directory = Path(HydraConfig.get().runtime.output_dir)
     if axes:
         rows, best = search(axes, directory)
@@ -39,7 +39,7 @@ def benchmark(config: DictConfig) -> None:
         machine = directory / "conf" / "machine" / "fastest.yaml"
         machine.parent.mkdir(parents=True)
         write_whole(machine, as_yaml(best, rows))
-        console.print(f"best here: [bold]{' '.join(f'{k}={spelt(v)}' for k, v in best.items())}[/bold]")
+        console.print(f"best here: [bold]{' '.join(f'{k}={v}' for k, v in best.items())}[/bold]")
         console.print(f"to use it: python -m saltseg.train --config-dir {directory / 'conf'} machine=fastest …")
 
 
@@ -64,12 +64,12 @@ def measure(config: DictConfig) -> Row:
     }
 
 
-def search(axes: dict[str, list[Any]], directory: Path) -> tuple[list[Row], dict[str, Any]]:
+def search(axes: list[tuple[str, list[str]]], directory: Path) -> tuple[list[Row], dict[str, str]]:
     """Go through the axes, keeping the best of each; returns all that was measured, and the best setting."""
-    best: dict[str, Any] = {axis: values[0] for axis, values in axes.items()}
+    best = {axis: values[0] for axis, values in axes}
     rows = [in_process(best, directory / "settings" / "0")]
     fastest = rows[0]["images_per_second"]
-    for axis, values in axes.items():
+    for axis, values in axes:
         chosen = best[axis]
         for value in values[1:]:
             row = in_process({**best, axis: value}, directory / "settings" / str(len(rows)))
@@ -80,26 +80,23 @@ def search(axes: dict[str, list[Any]], directory: Path) -> tuple[list[Row], dict
     return rows, {axis: value for axis, value in best.items() if axis not in CHANGES_LEARNING}
 
 
-def in_process(setting: dict[str, Any], directory: Path) -> Row:
+def in_process(setting: dict[str, str], directory: Path) -> Row:
     """Measure a setting in a process of its own: its memory and threads are no other's.
 
     Raises:
         SaltsegError: if that fails.
     """
-    given = HydraConfig.get().overrides.task
-    command = [sys.executable, "-m", "saltseg.benchmark", *given, "axes=null", f"hydra.run.dir={directory}"]
-    command += [f"{key}={spelt(value)}" for key, value in setting.items()]
+    hydra = HydraConfig.get()
+    own = [a for s in hydra.runtime.config_sources if s.provider == "command-line" for a in ("--config-dir", s.path)]
+    command = [sys.executable, "-m", "saltseg.benchmark", *own, *hydra.overrides.task, "axes=null"]
+    command += [f"hydra.run.dir={directory}"]
+    command += [f"{key}={value}" for key, value in setting.items()]
     with console.status(" ".join(command[-len(setting) :])):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SaltsegError(f"{' '.join(command[2:])} failed: {done.stderr.strip()[-2000:]}")
     row: Row = json.loads((directory / "benchmark.json").read_text())[0]
     return {**row, "setting": setting}
-
-
-def spelt(value: Any) -> str:
-    """A value as the command line takes it."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def as_table(rows: list[Row]) -> Table:
@@ -111,7 +108,7 @@ def as_table(rows: list[Row]) -> Table:
     for row in rows:
         setting = {k: v for k, v in row["setting"].items() if row is first or v != first["setting"].get(k)}
         table.add_row(
-            " ".join(f"{k}={spelt(v)}" for k, v in setting.items()) or "as composed",
+            " ".join(f"{k}={v}" for k, v in setting.items()) or "as composed",
             f"{row['images_per_second']:.1f}",
             f"{row['images_per_second'] / first['images_per_second']:.2f}",
             f"{row['gigabytes']:.1f}",
@@ -121,15 +118,12 @@ def as_table(rows: list[Row]) -> Table:
     return table
 
 
-def as_yaml(best: dict[str, Any], rows: list[Row]) -> str:
+def as_yaml(best: dict[str, str], rows: list[Row]) -> str:
     """A choice for the group ``machine`` of ``train``."""
     speed = max(r["images_per_second"] for r in rows if all(r["setting"].get(k) == v for k, v in best.items()))
-    nested: dict[str, Any] = {}
-    for key, value in best.items():
-        group, _, leaf = key.rpartition(".")
-        (nested.setdefault(group, {}) if group else nested)[leaf] = value
     about = f"# What trained fastest on this machine: {speed:.1f} images/s."
-    return f"# @package _global_\n{about}\n{OmegaConf.to_yaml(nested)}"
+    typed = OmegaConf.from_dotlist([f"{key}={value}" for key, value in best.items()])
+    return f"# @package _global_\n{about}\n{OmegaConf.to_yaml(typed)}"
 
 
 main = app("benchmark")(benchmark)

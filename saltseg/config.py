@@ -244,11 +244,11 @@ def hardware(setting: str) -> str | int:
     return value
 
 
-def threads_to_try() -> list[int]:
-    """All cores, then half of them, and so on."""
+def threads_to_try() -> str:
+    """All cores, then half of them, then a quarter."""
     from saltseg.hardware import cores
 
-    return [n for k in range(3) if (n := cores() >> k)]
+    return ",".join(str(n) for k in range(3) if (n := cores() >> k))
 
 
 def register() -> None:

@@ -289,7 +289,6 @@ class _NormAct(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, plus: Tensor | None, norm: Any, bounds: Bounds
     ) -> Tensor:
-        weight, bias = weight.detach(), bias.detach()  # as tensors: a kernel would be made for each parameter's shape
         rows, added = _rows(x), None if plus is None else _rows(plus)
         y, mean, var, scale = _compiled(_forward)(rows, weight, bias, norm.running_mean, norm.eps, added, bounds)
         with torch.no_grad():
@@ -312,7 +311,12 @@ class _NormAct(torch.autograd.Function):
 
 @cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """At the first use, for torch's compiler takes a second to import; for any shape, for last batches are smaller."""
+    """At the first use, for torch's compiler takes a second to import.
+
+    Any number of positions, for last batches are smaller; but a kernel for each number of channels, as parameters have
+    it: one for all of them would be slower than torch's own layers.
+    """
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 256)
     return torch.compile(function, dynamic=True)
 
 

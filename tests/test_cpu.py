@@ -9,15 +9,17 @@ from collections.abc import Callable
 import pytest
 import segmentation_models_pytorch as smp
 import torch
+from runs import SMALL_DATA, assert_equal_history, assert_equal_weights, call
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoderBlock
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from saltseg import cpu
+from saltseg import cpu, train
 from saltseg.cpu import suit_cpu
 from saltseg.models.unet import UNetResNet18
+from saltseg.run import Run
 
 LAST = torch.channels_last
 
@@ -174,7 +176,7 @@ def test_a_whole_network_learns_the_same(name, fuse):
     assert abs(loss - suited_loss) < 1e-4
     assert turned(gradient) < 1e-3
     (rough, gradient), (suited_loss, suited_gradient) = learn(plain, torch.bfloat16), learn(suited, torch.bfloat16)
-    assert abs(suited_loss - loss) < abs(rough - loss) + 2e-2
+    assert abs(suited_loss - loss) < abs(rough - loss) + 6e-2
     assert turned(suited_gradient) < 1.25 * turned(gradient) + 0.01  # as near to the exact one as the plain layers come
     plain.load_state_dict(suited.state_dict())
     plain.eval()
@@ -190,6 +192,17 @@ def test_the_same_step_twice_is_the_same_to_the_bit():
     twin, x = copy.deepcopy(net), torch.randn(4, 3, 64, 64)
     one, other = step(net, x), step(twin, x)
     assert all(torch.equal(one[k], other[k]) for k in one)
+
+
+def test_a_seed_gives_the_same_run_twice_with_every_speed_up(tmp_path):
+    net = ("model=smp", "model.encoder=resnet18", "model.encoder_weights=null", "model.shrink=2")
+    fast = ("trainer.precision=bf16-mixed", "compile=true", "trainer.max_epochs=2", "callbacks=averaged")
+    one, other = (
+        call(train.main, *SMALL_DATA, "trainer=cpu", *net, *fast, f"hydra.run.dir={tmp_path}/{k}") or Run(tmp_path / k)
+        for k in ("one", "other")
+    )
+    assert_equal_history(one, other)
+    assert_equal_weights(one.last_checkpoint, other.last_checkpoint)
 
 
 def test_depthwise_convolutions_leave_autocast_and_the_rest_stays():

@@ -2,9 +2,11 @@
 
     SALTSEG_TGS=... python tests/benchmarks/speedrun.py speedrun OUTPUT [override ...]
 
-A seed moves the split and the training. Prints a row a seed and the mean, and keeps them as ``speedrun.csv`` in OUTPUT.
+A seed moves the split and the training. Prints a row a seed and the mean; OUTPUT has them as ``speedrun.csv`` and the
+history of each beside.
 """
 
+import shutil
 import subprocess
 import sys
 import time
@@ -30,7 +32,9 @@ def main(experiment: str, output: str, *overrides: str) -> None:
             stdout=subprocess.DEVNULL,
         )
         minutes = (time.perf_counter() - start) / 60
-        metrics = Run(directory).metrics()
+        run = Run(directory)
+        metrics = run.metrics()
+        shutil.copyfile(run.history_file, Path(output, f"history_{seed}.csv"))
         rows.append(
             {
                 "seed": seed,
