@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from saltseg.data.datamodule import Batch, SaltDataModule
 from saltseg.errors import SaltsegError
 from saltseg.module import SaltModule
+from saltseg.report import draw_data
 from saltseg.run import HISTORY_COLUMNS, Run
 from saltseg.scoring import Part
 from saltseg.tracking import gallery, trackers
@@ -87,6 +88,20 @@ class EpochSeed(Callback):
         """Before the first step, not at the epoch's start: between them loaders draw, but in a resume's first epoch."""
         if batch_idx == 0:
             torch.manual_seed((self.seed << 20) + trainer.current_epoch)
+
+
+class DataPictures(Callback):
+    """Draws what the network is shown, after its first step: training need not wait for pictures."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.drawn = False
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Once, a resumed run too."""
+        if not self.drawn:
+            self.drawn = True
+            draw_data(self.run, _data(trainer))
 
 
 class History(Callback):

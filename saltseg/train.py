@@ -18,7 +18,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
-from saltseg.callbacks import MONITORS, EpochSeed, History, LossSchedule
+from saltseg.callbacks import MONITORS, DataPictures, EpochSeed, History, LossSchedule
 from saltseg.components import check, instantiate, listed
 from saltseg.config import app, choices, command_line, resolved
 from saltseg.cpu import keep_memory, suit_cpu
@@ -74,10 +74,13 @@ def train(config: DictConfig) -> float:
         lightning.seed_everything(config.seed, workers=True, verbose=False)
         data = make_data(config)
         run.write_table(run.path / "split.csv", split_table(data))
-        draw_data(run, data)
         loggers = listed(config.logger, config.trust, save_dir=str(run.path))
         with tracked(loggers, resolved(config), "score" if twin else "train"):
-            about = run.share(twin) if twin else fit(config, run, data, loggers)
+            if twin:
+                about = run.share(twin)
+                draw_data(run, data)
+            else:
+                about = fit(config, run, data, loggers)
             score(config, run, data, about, loggers)
         show_scores(run)
     return float(run.history()[config.monitor].max())
@@ -182,6 +185,7 @@ def make_trainer(config: DictConfig, run: Run, loggers: list[Logger]) -> Trainer
         EpochSeed(config.seed),
         History(run),
         *listed(config.callbacks, config.trust),
+        DataPictures(run),
     ]
     trainer: Trainer = instantiate(
         config.trainer,

@@ -3,7 +3,7 @@
 import io
 import zipfile
 import zlib
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import cv2
@@ -47,15 +47,16 @@ def files(folder: Place, *suffixes: str) -> dict[str, Place]:
         SaltsegError: if two files have the same stem.
     """
     found: dict[str, Place] = {}
-    places: list[Place] = [*folder.iterdir()]
-    for place in sorted(places, key=lambda p: p.name):
-        if place.name.startswith(".") or place.is_dir() or (suffixes and place.suffix.lower() not in suffixes):
+    places: dict[str, Place] = {place.name: place for place in folder.iterdir()}
+    for name, place in sorted(places.items()):
+        parts = PurePath(name)  # asked once: in a zip each question of a place parses its whole path
+        if name.startswith(".") or place.is_dir() or (suffixes and parts.suffix.lower() not in suffixes):
             continue
-        if place.stem in found:
+        if parts.stem in found:
             raise SaltsegError(
-                f"{place} and {found[place.stem].name} have the same stem: an image's id must be unique."
+                f"{place} and {found[parts.stem].name} have the same stem: an image's id must be unique."
             )
-        found[place.stem] = place
+        found[parts.stem] = place
     return dict(sorted(found.items()))
 
 
@@ -92,8 +93,9 @@ def grey(pixels: NDArray[Any]) -> NDArray[Any]:
     """H×W from H×W or H×W×C (BGR, alpha dropped); grey stored as RGB comes back exactly."""
     if pixels.ndim == 2:
         return pixels
-    if pixels.shape[2] < 3 or not np.any(pixels[..., :1] != pixels[..., 1:3]):
-        return np.ascontiguousarray(pixels[..., 0])
+    first = np.ascontiguousarray(pixels[..., 0])
+    if pixels.shape[2] < 3 or not any((pixels[..., k] != first).any() for k in (1, 2)):
+        return first
     colour = pixels[..., :3]
     if colour.dtype not in (np.uint8, np.uint16, np.float32):  # which are all that OpenCV converts
         colour = colour.astype(np.float32)

@@ -34,8 +34,7 @@ class Pair(NamedTuple):
 def edge(image: Array8, side: Side, depth: int = 0) -> Array8:
     """The outermost column or row of an image H×W on one side, or the one ``depth`` pixels further in."""
     index = depth if side in ("left", "top") else -1 - depth
-    line: Array8 = np.take(image, index, axis=1 if side in ("left", "right") else 0)
-    return line
+    return image[:, index] if side in ("left", "right") else image[index]
 
 
 def neighbours(images: Sequence[Array8]) -> list[Pair]:

@@ -37,30 +37,36 @@ RESNET34 = ("experiment=article_resnet34", "model.encoder_weights=null")
 SHORT = ("trainer.max_epochs=2", "trainer.limit_val_batches=2", "callbacks.progress=null")
 #: The least that a start takes: the imports, and decoding what is trained on.
 LEAST = f"""
-import zipfile, numpy, cv2, torch, lightning, segmentation_models_pytorch, albumentations, hydra
+import time, zipfile, numpy, cv2, torch, lightning, segmentation_models_pytorch, albumentations, hydra
 with zipfile.ZipFile({str(TGS / "train.zip")!r}) as file:
     for name in file.namelist():
         if name.endswith(".png"):
             cv2.imdecode(numpy.frombuffer(file.read(name), numpy.uint8), cv2.IMREAD_UNCHANGED)
+print(time.time())
 """
 #: Images that each way to predict is timed on.
 PREDICTED = 256
 
 
-def python(*arguments: str) -> tuple[str, float]:
-    """Standard output and seconds of a process; it may end by Ctrl-C's status."""
+def python(*arguments: str) -> str:
+    """Standard output of a process; it may end by Ctrl-C's status."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
     environment |= {"NO_ALBUMENTATIONS_UPDATE": "1", "SALTSEG_TGS": str(TGS)}
-    start = time.perf_counter()
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment, check=False)
     if done.returncode not in (0, 130):
         raise SystemExit(f"{' '.join(arguments)}\n{done.stderr}")
-    return done.stdout, time.perf_counter() - start
+    return done.stdout
+
+
+def until(*arguments: str) -> float:
+    """Seconds from a process's start to the time that it prints last."""
+    start = time.time()
+    return float(python(*arguments).split()[-1]) - start
 
 
 def peer(script: str, *arguments: str) -> float:
     """Images per second, as a peer's script says."""
-    output, _ = python(str(HERE / script), *arguments)
+    output = python(str(HERE / script), *arguments)
     return float(json.loads(output.strip().splitlines()[-1])["images_per_second"])
 
 
@@ -81,7 +87,7 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """
     directory = tempfile.mkdtemp(dir=folder)
     trainer = (f"trainer.max_epochs={epochs}", "trainer.limit_train_batches=12", "callbacks.progress=null")
-    output, _ = python("-c", code, *RESNET34, *trainer, f"hydra.run.dir={directory}/run")
+    output = python("-c", code, *RESNET34, *trainer, f"hydra.run.dir={directory}/run")
     return int(output.split()[-1]) / (1 << 20)
 
 
@@ -147,10 +153,10 @@ def main() -> None:
             figures["Lightning + SMP"].append(peer("lightning_smp.py", *at, *steps))
             if importlib.util.find_spec("fastai"):
                 figures["fastai"].append(peer("fastai_unet.py", *at, "--steps", "6"))
-            least = python("-c", LEAST)[1]
-            stop = "+callbacks.stop={_target_: first_step.StopAfterFirst}"
-            start = python("-m", "saltseg.train", *RESNET34, stop, "trust=[first_step]", f"hydra.run.dir={folder}/s{k}")
-            figures["start"].append(start[1] / least)
+            least = until("-c", LEAST)
+            stop = ("+callbacks.stop={_target_: first_step.StopAfterFirst}", "trust=[first_step]")
+            start = until("-m", "saltseg.train", *RESNET34, *stop, f"hydra.run.dir={folder}/s{k}")
+            figures["start"].append(start / least)
         for epochs in (1, 4):
             figures[f"memory of {epochs}"].append(memory(folder, epochs))
     data = rebuild_data(run, run.config())
