@@ -1,46 +1,80 @@
-"""``python -m saltseg.benchmark``: which settings make training fastest on this machine."""
+"""``python -m saltseg.benchmark``: which settings train fastest on this machine, and which backend predicts fastest."""
 
+import importlib.util
 import json
 import resource
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import lightning
+import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
+from saltseg.backends import Backend
 from saltseg.config import app
+from saltseg.data.datamodule import SaltDataModule
 from saltseg.errors import SaltsegError
+from saltseg.inference import TTA, Predictor, assemble, load_net, rebuild_data
+from saltseg.metrics import CURVE, Counts
 from saltseg.profiling import STAGES, Stages
 from saltseg.report import console
-from saltseg.run import write_whole
+from saltseg.run import Run, write_whole
+from saltseg.scoring import count
 from saltseg.train import begin, make_data, make_module, make_trainer, suit_machine
 
 #: Measured and shown, but no matter of speed alone.
 CHANGES_LEARNING = ("data.batch_size",)
+#: How much faster a setting must be to replace a simpler one: more than two runs of the same differ.
+CLEARLY = 1.03
+#: Images that a backend is timed on.
+TIMED = 256
 
 Row = dict[str, Any]
 
 
 def benchmark(config: DictConfig) -> None:
-    """Measure one setting here, or those of ``axes`` each in a process of its own, and write down the best."""
-    axes = [(key, values.split(",")) for key, _, values in (str(axis).partition("=") for axis in config.axes or [])]
+    """Measure one setting here, those of ``axes`` each in a process of its own, or the backends with a ``run``."""
+    axes = read_axes(config.axes or [])
     directory = Path(HydraConfig.get().runtime.output_dir)
-    if axes:
+    if config.run is not None:
+        run = Run.finished(config.run)
+        rows = measure_backends(run, rebuild_data(run, run.config()), config.trust)
+        fastest = max(rows, key=lambda r: r["images_per_second"] if r["backend"] else 0)
+        console.print(backend_table(rows))
+        console.print(f"fastest here: [bold]backend={fastest['backend']}[/bold]")
+    elif axes:
         rows, best = search(axes, directory)
-    else:
-        rows, best = [measure(config)], {}
-    write_whole(directory / "benchmark.json", json.dumps(rows, indent=2) + "\n")
-    console.print(as_table(rows))
-    if axes:
+        console.print(as_table(rows, best))
         machine = directory / "conf" / "machine" / "fastest.yaml"
         machine.parent.mkdir(parents=True)
-        write_whole(machine, as_yaml(best, rows))
-        console.print(f"best here: [bold]{' '.join(f'{k}={v}' for k, v in best.items())}[/bold]")
+        write_whole(machine, as_yaml(best))
+        console.print(f"best here: [bold]{' '.join(f'{k}={v}' for k, v in for_speed(best).items())}[/bold]")
         console.print(f"to use it: python -m saltseg.train --config-dir {directory / 'conf'} machine=fastest …")
+    else:
+        rows = [measure(config)]
+        console.print(as_table(rows, rows[0]))
+    write_whole(directory / "benchmark.json", json.dumps(rows, indent=2) + "\n")
+
+
+def read_axes(axes: list[str]) -> dict[str, list[str]]:
+    """``key=a,b`` as a key and its values.
+
+    Raises:
+        SaltsegError: if one is not of that form.
+    """
+    found = {}
+    for axis in axes:
+        key, _, values = str(axis).partition("=")
+        found[key] = [v.strip() for v in values.split(",") if v.strip()]
+        if not key or not found[key]:
+            raise SaltsegError(f"axes: {axis} is no axis. Expected a key and values to try, as in threads=2,4.")
+    return found
 
 
 def measure(config: DictConfig) -> Row:
@@ -64,20 +98,23 @@ def measure(config: DictConfig) -> Row:
     }
 
 
-def search(axes: list[tuple[str, list[str]]], directory: Path) -> tuple[list[Row], dict[str, str]]:
-    """Go through the axes, keeping the best of each; returns all that was measured, and the best setting."""
-    best = {axis: values[0] for axis, values in axes}
-    rows = [in_process(best, directory / "settings" / "0")]
-    fastest = rows[0]["images_per_second"]
-    for axis, values in axes:
-        chosen = best[axis]
+def search(axes: dict[str, list[str]], directory: Path) -> tuple[list[Row], Row]:
+    """Go through the axes, keeping the best of each; returns all that was measured, and the best of them."""
+    best = in_process({axis: values[0] for axis, values in axes.items()}, directory / "settings" / "0")
+    rows = [best]
+    for axis, values in axes.items():
+        around = best["setting"]
         for value in values[1:]:
-            row = in_process({**best, axis: value}, directory / "settings" / str(len(rows)))
+            row = in_process({**around, axis: value}, directory / "settings" / str(len(rows)))
             rows.append(row)
-            if row["images_per_second"] > fastest and axis not in CHANGES_LEARNING:
-                fastest, chosen = row["images_per_second"], value
-        best[axis] = chosen
-    return rows, {axis: value for axis, value in best.items() if axis not in CHANGES_LEARNING}
+            if axis not in CHANGES_LEARNING and row["images_per_second"] > CLEARLY * best["images_per_second"]:
+                best = row
+    return rows, best
+
+
+def for_speed(row: Row) -> dict[str, str]:
+    """Of its setting what changes nothing that is learned."""
+    return {axis: value for axis, value in row["setting"].items() if axis not in CHANGES_LEARNING}
 
 
 def in_process(setting: dict[str, str], directory: Path) -> Row:
@@ -99,12 +136,12 @@ def in_process(setting: dict[str, str], directory: Path) -> Row:
     return {**row, "setting": setting}
 
 
-def as_table(rows: list[Row]) -> Table:
-    """A row a setting; of each but the first, only what differs from the best so far is named."""
+def as_table(rows: list[Row], best: Row) -> Table:
+    """A row a setting, the best in bold; of each but the first, only what differs from the first is named."""
     table = Table("setting", "images/s", "ratio", "GB", *STAGES, "other", box=None)
     for column in table.columns[1:]:
         column.justify = "right"
-    first, fastest = rows[0], max(rows, key=lambda r: r["images_per_second"])
+    first = rows[0]
     for row in rows:
         setting = {k: v for k, v in row["setting"].items() if row is first or v != first["setting"].get(k)}
         table.add_row(
@@ -113,17 +150,67 @@ def as_table(rows: list[Row]) -> Table:
             f"{row['images_per_second'] / first['images_per_second']:.2f}",
             f"{row['gigabytes']:.1f}",
             *(f"{row[stage]:.0%}" for stage in (*STAGES, "other")),
-            style="bold" if row is fastest else "",
+            style="bold" if row is best else "",
         )
     return table
 
 
-def as_yaml(best: dict[str, str], rows: list[Row]) -> str:
+def as_yaml(best: Row) -> str:
     """A choice for the group ``machine`` of ``train``."""
-    speed = max(r["images_per_second"] for r in rows if all(r["setting"].get(k) == v for k, v in best.items()))
-    about = f"# What trained fastest on this machine: {speed:.1f} images/s."
-    typed = OmegaConf.from_dotlist([f"{key}={value}" for key, value in best.items()])
+    about = f"# What trained fastest on this machine: {best['images_per_second']:.1f} images/s."
+    typed = OmegaConf.from_dotlist([f"{key}={value}" for key, value in for_speed(best).items()])
     return f"# @package _global_\n{about}\n{OmegaConf.to_yaml(typed)}"
+
+
+def measure_backends(run: Run, data: SaltDataModule, trust: Sequence[str] = (), tta: TTA | None = None) -> list[Row]:
+    """How fast every installed backend predicts, and its mean IoU over the held-out images.
+
+    ``tta`` None is that of the run. Last comes PyTorch in float32, which the others are compared with, its ``backend``
+    None.
+    """
+    about = run.metrics()
+    weights = about["weights"]
+    held_out = data.select(np.concatenate([data.division.indices(p) for p in ("val", "test")]))
+    timed = [held_out.images[k % len(held_out)] for k in range(TIMED)]
+
+    def row(backend: str | None, predictor: Predictor) -> Row:
+        predictor(timed[: predictor.batch_size])
+        start = time.perf_counter()
+        predictor(timed)
+        speed = len(timed) / (time.perf_counter() - start)
+        iou = Counts.of(count(predictor(held_out.images), held_out.masks)).summary()["iou"][CURVE.index(0.5)]
+        return {"backend": backend, "images_per_second": speed, "iou": float(iou)}
+
+    packages = {"torch": "torch", "onnx": "onnxruntime", "openvino": "openvino"}
+    common: dict[str, Any] = {
+        "tta": tta or run.metrics()["tta"],
+        "batch_size": data.batch_size,
+        "image_size": data.image_size,
+    }
+    rows = [
+        row(name, assemble([run], weights=weights, trust=trust, backend=name, **common))
+        for name in get_args(Backend)
+        if importlib.util.find_spec(packages[name])
+    ]
+    return [*rows, row(None, Predictor([load_net(run, weights, trust)], fit=data.fit, **common))]
+
+
+def backend_table(rows: list[Row]) -> Table:
+    """A row a backend, the fastest in bold."""
+    table = Table("backend", "images/s", "ratio", "IoU", "from float32", box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    plain, fastest = rows[-1], max(rows, key=lambda r: r["images_per_second"])
+    for row in rows:
+        table.add_row(
+            row["backend"] or "torch in float32",
+            f"{row['images_per_second']:.1f}",
+            f"{row['images_per_second'] / plain['images_per_second']:.2f}",
+            f"{row['iou']:.4f}",
+            "" if row is plain else f"{row['iou'] - plain['iou']:+.4f}",
+            style="bold" if row is fastest else "",
+        )
+    return table
 
 
 main = app("benchmark")(benchmark)

@@ -98,9 +98,10 @@ class SearchConfig(TrainConfig):
 
 @dataclass
 class BenchmarkConfig(TrainConfig):
-    """The root of ``benchmark``: the keys of ``train``, and the settings to try."""
+    """The root of ``benchmark``: the keys of ``train``, and the settings to try or the run to predict with."""
 
     axes: Any = None
+    run: str | None = None
 
 
 @dataclass

@@ -239,8 +239,8 @@ def load_net(run: Run, weights: str, trust: Sequence[str] = ()) -> SaltNet:
 def rebuild_data(run: Run, config: DictConfig) -> SaltDataModule:
     """The data that a run was trained on, divided as it was."""
     run_config = run.config()
-    if config.data.root is not None:
-        run_config.data.root = config.data.root
+    if (root := config.data.get("root")) is not None:
+        run_config.data.root = root
     data: SaltDataModule = instantiate(run_config.data, config.trust, augmentation=None, seed=run_config.seed)
     data.divide_as(run.split())
     return data

@@ -19,15 +19,14 @@ import time
 import zipfile
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from saltseg.benchmark import backend_table, measure_backends
 from saltseg.data.datamodule import SaltDataModule
-from saltseg.inference import Predictor, assemble, load_net, rebuild_data
-from saltseg.metrics import CURVE, Counts
+from saltseg.inference import Predictor, assemble, rebuild_data
+from saltseg.metrics import Counts
 from saltseg.run import Run
 from saltseg.scoring import count
 
@@ -44,8 +43,6 @@ with zipfile.ZipFile({str(TGS / "train.zip")!r}) as file:
             cv2.imdecode(numpy.frombuffer(file.read(name), numpy.uint8), cv2.IMREAD_UNCHANGED)
 print(time.time())
 """
-#: Images that each way to predict is timed on.
-PREDICTED = 256
 
 
 def python(*arguments: str) -> str:
@@ -102,28 +99,6 @@ def validation(data: SaltDataModule, predictor: Predictor) -> tuple[float, float
     return bare, bare + time.perf_counter() - start
 
 
-def backends(run: Run, data: SaltDataModule) -> dict[str, tuple[float, float]]:
-    """Images per second and mean IoU over the held-out images, with left-right flips, of each way to predict."""
-    found = {}
-    held_out = data.select(np.concatenate([data.division.indices(p) for p in ("val", "test")]))
-    images = (held_out.images * 2)[:PREDICTED]
-
-    def measure(predictor: Predictor) -> tuple[float, float]:
-        predictor(images[:32])
-        start = time.perf_counter()
-        predictor(images)
-        speed = len(images) / (time.perf_counter() - start)
-        return speed, float(
-            Counts.of(count(predictor(held_out.images), held_out.masks)).summary()["iou"][CURVE.index(0.5)]
-        )
-
-    for name in ("torch", "onnx", "openvino"):
-        options: dict[str, Any] = {"weights": run.metrics()["weights"], "tta": "hflip", "batch_size": 32}
-        found[name] = measure(assemble([run], image_size=data.image_size, backend=name, **options))  # type: ignore[arg-type]
-    found["float32"] = measure(Predictor([load_net(run, run.metrics()["weights"])], fit=data.fit, tta="hflip"))
-    return found
-
-
 def extracted(folder: Path) -> Path:
     """The training images as files, as the plain script wants them."""
     with zipfile.ZipFile(TGS / "train.zip") as file:
@@ -163,7 +138,7 @@ def main() -> None:
     predictor = assemble([run], weights="last", tta="none", image_size=data.image_size, batch_size=32)
     predictor(data.part("val").images)
     bare, scored = zip(*(validation(data, predictor) for _ in range(args.rounds)), strict=True)
-    ways = backends(run, data)
+    ways = measure_backends(run, data, tta="hflip")
     middle = {k: statistics.median(v) for k, v in figures.items()}
 
     table = Table("training, ResNet34, batch 32", "images/s", "over plain", "over tuned", box=None)
@@ -181,10 +156,7 @@ def main() -> None:
     peaks = ", ".join(f"{middle[f'memory of {n}']:.2f} GB after {n}" for n in (1, 4))
     table.add_row("memory at the peak", f"{peaks} epochs", "≤ 3 GB")
     console.print(table)
-    table = Table("prediction with flips", "images/s", "IoU", "from float32", box=None)
-    for name, (speed, iou) in ways.items():
-        table.add_row(name, f"{speed:.1f}", f"{iou:.4f}", f"{iou - ways['float32'][1]:+.4f}")
-    console.print(table)
+    console.print(backend_table(ways))
 
 
 if __name__ == "__main__":
