@@ -169,7 +169,7 @@ def make_module(config: DictConfig, data: SaltDataModule) -> SaltModule:
     if config.trainer.accelerator != "cpu":
         if config.compile:
             net.net.compile()
-    elif str(config.trainer.precision).startswith("bf16"):  # float32 is the plain reference
+    elif config.compile or str(config.trainer.precision).startswith("bf16"):  # else float32 is the plain reference
         suit_cpu(net, fuse=config.compile)
     if config.memory_format.value == "channels_last":
         net.net.to(memory_format=torch.channels_last)

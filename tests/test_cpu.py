@@ -205,6 +205,20 @@ def test_a_seed_gives_the_same_run_twice_with_every_speed_up(tmp_path):
     assert_equal_weights(one.last_checkpoint, other.last_checkpoint)
 
 
+@pytest.mark.parametrize(
+    ("precision", "compiled", "suited"),
+    [("32-true", False, []), ("32-true", True, [True]), ("bf16-mixed", False, [False]), ("bf16-mixed", True, [True])],
+)
+def test_float32_is_the_plain_reference_unless_speed_is_asked_for(precision, compiled, suited, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(train, "suit_cpu", lambda net, fuse: asked.append(fuse))
+    short = ("trainer.max_epochs=1", "trainer.limit_train_batches=1", f"trainer.precision={precision}")
+    call(
+        train.main, *SMALL_DATA, "model=tiny", "trainer=cpu", *short, f"compile={compiled}", f"hydra.run.dir={tmp_path}"
+    )
+    assert asked == suited
+
+
 def test_depthwise_convolutions_leave_autocast_and_the_rest_stays():
     plain, suited = depthwise(), depthwise()
     suit_cpu(suited)
