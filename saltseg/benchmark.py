@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
 import lightning
@@ -17,14 +18,15 @@ from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
 from saltseg.backends import Backend
-from saltseg.config import app
+from saltseg.command import app
 from saltseg.data.datamodule import SaltDataModule
 from saltseg.errors import SaltsegError
+from saltseg.files import write_whole
 from saltseg.inference import TTA, Predictor, assemble, load_net, rebuild_data
 from saltseg.metrics import CURVE, Counts
-from saltseg.profiling import STAGES, Stages
+from saltseg.profiling import Stages
 from saltseg.report import console
-from saltseg.run import Run, write_whole
+from saltseg.run import Run
 from saltseg.scoring import count
 from saltseg.train import begin, make_data, make_module, make_trainer, suit_machine
 
@@ -32,6 +34,8 @@ from saltseg.train import begin, make_data, make_module, make_trainer, suit_mach
 CHANGES_LEARNING = ("data.batch_size",)
 #: How much faster a setting must be to replace a simpler one: more than two runs of the same differ.
 CLEARLY = 1.03
+#: Headings of the stages' columns.
+SHORT = {"data": "data", "fwd": "forward", "bwd": "backward", "opt": "optimizer", "met": "metrics", "log": "logging"}
 #: Images that a backend is timed on.
 TIMED = 256
 
@@ -49,12 +53,13 @@ def benchmark(config: DictConfig) -> None:
         console.print(backend_table(rows))
         console.print(f"fastest here: [bold]backend={fastest['backend']}[/bold]")
     elif axes:
-        rows, best = search(axes, directory)
+        rows, best = search(axes)
+        console.print("begins with: " + overrides_of(rows[0]["setting"]))
         console.print(as_table(rows, best))
         machine = directory / "conf" / "machine" / "fastest.yaml"
         machine.parent.mkdir(parents=True)
         write_whole(machine, as_yaml(best))
-        console.print(f"best here: [bold]{' '.join(f'{k}={v}' for k, v in for_speed(best).items())}[/bold]")
+        console.print(f"best here: [bold]{overrides_of(for_speed(best))}[/bold]")
         console.print(f"to use it: python -m saltseg.train --config-dir {directory / 'conf'} machine=fastest …")
     else:
         rows = [measure(config)]
@@ -78,7 +83,10 @@ def read_axes(axes: list[str]) -> dict[str, list[str]]:
 
 
 def measure(config: DictConfig) -> Row:
-    """Train as ``train`` does, for as many steps as the Trainer is told, and time the last epoch."""
+    """Train as ``train`` does, for as many steps as the Trainer is told, and time the last epoch.
+
+    Shares of the time are those of a whole epoch.
+    """
     run = begin(config)
     suit_machine(config)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
@@ -89,23 +97,27 @@ def measure(config: DictConfig) -> Row:
     stages = trainer.profiler  # type: ignore[attr-defined]
     if not isinstance(stages, Stages):
         raise SaltsegError("trainer.profiler: a benchmark needs saltseg.profiling.Stages there.")
+    # The epoch is a short one, but what happens once in it is as long as ever.
+    steps = len(data.train_dataloader()) / trainer.num_training_batches
+    validated = len(data.val_dataloader()) / max(sum(map(int, trainer.num_val_batches)), 1)
+    longer = {**dict.fromkeys(("data", "forward", "backward", "optimizer", "other"), steps), "metrics": validated}
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "setting": {},
         "images_per_second": float(run.history()["images_per_second"].iloc[-1]),
         "gigabytes": round(kilobytes / (1 << (30 if sys.platform == "darwin" else 20)), 2),
-        **{stage: round(share, 4) for stage, share in stages.shares.items()},
+        **{stage: round(share, 4) for stage, share in stages.shares(**longer).items()},
     }
 
 
-def search(axes: dict[str, list[str]], directory: Path) -> tuple[list[Row], Row]:
+def search(axes: dict[str, list[str]]) -> tuple[list[Row], Row]:
     """Go through the axes, keeping the best of each; returns all that was measured, and the best of them."""
-    best = in_process({axis: values[0] for axis, values in axes.items()}, directory / "settings" / "0")
+    best = in_process({axis: values[0] for axis, values in axes.items()})
     rows = [best]
     for axis, values in axes.items():
         around = best["setting"]
         for value in values[1:]:
-            row = in_process({**around, axis: value}, directory / "settings" / str(len(rows)))
+            row = {**in_process({**around, axis: value}), "tried": f"{axis}={value}"}
             rows.append(row)
             if axis not in CHANGES_LEARNING and row["images_per_second"] > CLEARLY * best["images_per_second"]:
                 best = row
@@ -117,41 +129,44 @@ def for_speed(row: Row) -> dict[str, str]:
     return {axis: value for axis, value in row["setting"].items() if axis not in CHANGES_LEARNING}
 
 
-def in_process(setting: dict[str, str], directory: Path) -> Row:
-    """Measure a setting in a process of its own: its memory and threads are no other's.
+def overrides_of(setting: dict[str, str]) -> str:
+    """As one types it."""
+    return " ".join(f"{axis}={value}" for axis, value in setting.items())
+
+
+def in_process(setting: dict[str, str]) -> Row:
+    """Measure a setting in a process of its own: its memory and threads are no other's. Its run is not kept.
 
     Raises:
         SaltsegError: if that fails.
     """
     hydra = HydraConfig.get()
     own = [a for s in hydra.runtime.config_sources if s.provider == "command-line" for a in ("--config-dir", s.path)]
-    command = [sys.executable, "-m", "saltseg.benchmark", *own, *hydra.overrides.task, "axes=null"]
-    command += [f"hydra.run.dir={directory}"]
-    command += [f"{key}={value}" for key, value in setting.items()]
-    with console.status(" ".join(command[-len(setting) :])):
+    with TemporaryDirectory(dir=hydra.runtime.output_dir) as directory, console.status(overrides_of(setting)):
+        command = [sys.executable, "-m", "saltseg.benchmark", *own, *hydra.overrides.task, "axes=null"]
+        command += [f"hydra.run.dir={directory}/run", *(f"{axis}={value}" for axis, value in setting.items())]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SaltsegError(f"{' '.join(command[2:])} failed: {done.stderr.strip()[-2000:]}")
-    row: Row = json.loads((directory / "benchmark.json").read_text())[0]
+        if done.returncode:
+            raise SaltsegError(f"{' '.join(command[2:])} failed: {done.stderr.strip()[-2000:]}")
+        row: Row = json.loads(Path(directory, "run", "benchmark.json").read_text())[0]
     return {**row, "setting": setting}
 
 
 def as_table(rows: list[Row], best: Row) -> Table:
-    """A row a setting, the best in bold; of each but the first, only what differs from the first is named."""
-    table = Table("setting", "images/s", "ratio", "GB", *STAGES, "other", box=None)
+    """A row a setting, the best in bold; each but the first is named by what was tried on the best of those above."""
+    table = Table("setting", "images/s", "ratio", "GB", *SHORT, box=None)
     for column in table.columns[1:]:
         column.justify = "right"
-    first = rows[0]
     for row in rows:
-        setting = {k: v for k, v in row["setting"].items() if row is first or v != first["setting"].get(k)}
         table.add_row(
-            " ".join(f"{k}={v}" for k, v in setting.items()) or "as composed",
+            row.get("tried", "as it begins"),
             f"{row['images_per_second']:.1f}",
-            f"{row['images_per_second'] / first['images_per_second']:.2f}",
+            f"{row['images_per_second'] / rows[0]['images_per_second']:.2f}",
             f"{row['gigabytes']:.1f}",
-            *(f"{row[stage]:.0%}" for stage in (*STAGES, "other")),
+            *(f"{row[stage]:.0%}" for stage in SHORT.values()),
             style="bold" if row is best else "",
         )
+    table.caption = "Shares of the time of an epoch: in " + ", ".join(f"{k} {v}" for k, v in SHORT.items() if k != v)
     return table
 
 

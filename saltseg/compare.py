@@ -8,16 +8,17 @@ from omegaconf import DictConfig, ListConfig
 from rich import box
 from rich.table import Table
 
+from saltseg.command import app
 from saltseg.comparison.arms import METRICS, SPLITS, Arm, find, group, groups
 from saltseg.comparison.delineation import Delineation, ThresholdCurve, delineate, find_truths, threshold_curve
 from saltseg.comparison.page import Findings, report
 from saltseg.comparison.verdict import Verdict, differences, reach_verdict, summary
-from saltseg.config import app
 from saltseg.data.images import Images
 from saltseg.errors import SaltsegError, check_choice
+from saltseg.files import write_whole
 from saltseg.inference import rebuild_data
 from saltseg.report import console
-from saltseg.run import Run, write_whole
+from saltseg.run import Run
 
 #: Sentences that the terminal shows; all of them stand in ``differences.csv``.
 SHOWN = 12

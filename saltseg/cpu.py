@@ -5,19 +5,21 @@ stay what they were. It acts while training alone; whoever scores or predicts co
 What each gives is in ``docs/speed.md``.
 """
 
-import ctypes
 import itertools
-import os
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-#: oneDNN's weight gradient is slow where a batch has few positions: below these, a matrix product does better.
-FEW_POSITIONS = 2048
+from saltseg.fused import Done, NormAct, NormRelu, Residual, maps_of, rows_of
+
+#: oneDNN is slow where a batch has few positions: up to the first number a matrix product gives a weight's gradient
+#: sooner, and up to the second the convolution itself and its input's gradient.
+FEW_POSITIONS, VERY_FEW_POSITIONS = 2048, 512
+
+Shape = Sequence[int]
 
 #: Maps from this size on, in pixels a side, gain more by the smaller kernel of a folded upsampling than it costs.
 LARGE_MAP = 32
@@ -26,10 +28,6 @@ LARGE_MAP = 32
 UNET_BLOCK = ("segmentation_models_pytorch", "UnetDecoderBlock")
 NORM_ACT = ("timm", "BatchNormAct2d")
 BASIC, BOTTLENECK = ("torchvision", "BasicBlock"), ("torchvision", "Bottleneck")
-
-MADV_HUGEPAGE = 14
-HUGE_PAGE = 1 << 21
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def suit_cpu(net: nn.Module, *, fuse: bool = False) -> None:
@@ -44,35 +42,11 @@ def suit_cpu(net: nn.Module, *, fuse: bool = False) -> None:
         if isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1:
             _become(layer, InFloat32)
         elif type(layer) is nn.Conv2d and layer.groups == 1 and layer.dilation == (1, 1) and layer.bias is None:
-            _become(layer, GradientByMatrix)
+            _become(layer, ByMatrix)
         elif _is(layer, UNET_BLOCK) and layer.interpolation_mode == "nearest":
             _become(layer, FoldedUpsampling)
     if fuse:
         _fuse(net)
-
-
-@cache
-def keep_memory() -> None:
-    """Have this process keep the memory that it frees, in huge pages, instead of asking for it anew in every step.
-
-    A step allocates and frees gigabytes; each new page is cleared by the kernel first, a tenth of the time. Does
-    nothing where the C library isn't glibc.
-    """
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "mallopt") or not hasattr(libc, "madvise"):
-        return
-    libc.sbrk.restype, libc.sbrk.argtypes = ctypes.c_void_p, [ctypes.c_ssize_t]
-    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
-    libc.free.argtypes = [ctypes.c_void_p]
-    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    libc.mallopt(M_MMAP_MAX, 0)
-    libc.mallopt(M_TRIM_THRESHOLD, -1)  # never
-    # The heap grows once by as much as a training may need. That is address space: nobody has touched its pages yet.
-    start = libc.sbrk(0)
-    libc.free(libc.malloc(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4))
-    start = -(-start // HUGE_PAGE) * HUGE_PAGE
-    if (size := (libc.sbrk(0) - start) // HUGE_PAGE * HUGE_PAGE) > 0:
-        libc.madvise(start, size, MADV_HUGEPAGE)
 
 
 def _is(layer: nn.Module, block: tuple[str, str]) -> bool:
@@ -104,10 +78,11 @@ class InFloat32:
         return y.to(x.dtype)
 
 
-class GradientByMatrix:
-    """A convolution whose weight gradient on small maps is one matrix product: output's gradient times patches.
+class ByMatrix:
+    """A convolution that is matrix products on small maps, at least its weight's gradient.
 
-    For 512 channels of 4×4 pixels that takes a sixth of the time of oneDNN's own.
+    For 512 channels of 4×4 pixels that takes a fifth of the time of oneDNN's own for the weight's gradient, half of it
+    for the input's, two thirds for the convolution.
     """
 
     training: bool
@@ -122,11 +97,14 @@ class GradientByMatrix:
         if plain or positions > FEW_POSITIONS or not (torch.is_grad_enabled() and self.weight.requires_grad):
             return super().forward(x)  # type: ignore[misc, no-any-return]
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-        result: Tensor = _Convolution.apply(x.to(dtype), self.weight.to(dtype), self.stride, self.padding)
+        by_matrix = _Convolution if positions <= VERY_FEW_POSITIONS else _WeightGradient
+        result: Tensor = by_matrix.apply(x.to(dtype), self.weight.to(dtype), self.stride, self.padding)
         return result
 
 
-class _Convolution(torch.autograd.Function):
+class _WeightGradient(torch.autograd.Function):
+    """A convolution whose weight's gradient alone is a matrix product."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
         ctx.save_for_backward(x, weight)
@@ -142,29 +120,62 @@ class _Convolution(torch.autograd.Function):
             of_input = torch.ops.aten.convolution_backward(
                 gradient, x, weight, None, ctx.stride, ctx.padding, (1, 1), False, (0, 0), 1, (True, False, False)
             )[0]
-        outputs, _, height, width = weight.shape
-        patches = _patches(x, (height, width), ctx.stride, ctx.padding)
-        of_weight = (_rows(gradient).t() @ patches).view(outputs, height, width, -1).permute(0, 3, 1, 2)
-        return of_input, of_weight, None, None
+        patches = _patches(x, weight.shape[-2:], ctx.stride, ctx.padding)
+        return of_input, _as_weight(rows_of(gradient).t() @ patches, weight.shape), None, None
 
 
-def _rows(maps: Tensor) -> Tensor:
-    """B×C×H×W to (B·H·W)×C; no copy of channels_last."""
-    return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
+class _Convolution(torch.autograd.Function):
+    """A convolution by matrix products, both ways."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+        patches, matrix = _patches(x, weight.shape[-2:], stride, padding), _as_matrix(weight)
+        ctx.save_for_backward(patches, matrix)
+        ctx.shapes, ctx.stride, ctx.padding = (x.shape, weight.shape), stride, padding
+        sizes = zip(x.shape[-2:], weight.shape[-2:], stride, padding, strict=True)
+        height, width = ((n + 2 * pad - kernel) // step + 1 for n, kernel, step, pad in sizes)
+        return maps_of(patches @ matrix.t(), (len(x), len(weight), height, width))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
+        patches, matrix = ctx.saved_tensors
+        of_x, of_weight = ctx.shapes
+        rows = rows_of(gradients[0])
+        of_input = None
+        if ctx.needs_input_grad[0]:
+            size = gradients[0].shape[-2:]
+            of_input = _unpatched(rows @ matrix, size, of_x, of_weight[-2:], ctx.stride, ctx.padding)
+        return of_input, _as_weight(rows.t() @ patches, of_weight), None, None
 
 
-def _maps(rows: Tensor, shape: torch.Size) -> Tensor:
-    """The inverse of :func:`_rows`, channels_last."""
-    batch, channels, height, width = shape
-    return rows.view(batch, height, width, channels).permute(0, 3, 1, 2)
+def _as_matrix(weight: Tensor) -> Tensor:
+    """O×C×height×width to O×(height · width · C); no copy of channels_last."""
+    return weight.permute(0, 2, 3, 1).reshape(len(weight), -1)
 
 
-def _patches(x: Tensor, size: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+def _as_weight(matrix: Tensor, shape: Shape) -> Tensor:
+    """The inverse of :func:`_as_matrix`."""
+    outputs, channels, height, width = shape
+    return matrix.view(outputs, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _patches(x: Tensor, size: Shape, stride: Shape, padding: Shape) -> Tensor:
     """What a kernel sees at each of its positions: positions × (height · width · channels)."""
     (down, right), (rows, columns) = padding, size
     x = functional.pad(x.permute(0, 2, 3, 1), (0, 0, right, right, down, down)).contiguous()
     patches = x.unfold(1, rows, stride[0]).unfold(2, columns, stride[1])  # B×h×w×C×rows×columns, a view
     return patches.permute(0, 1, 2, 4, 5, 3).reshape(-1, rows * columns * x.shape[-1])
+
+
+def _unpatched(patches: Tensor, size: Shape, shape: Shape, kernel: Shape, stride: Shape, padding: Shape) -> Tensor:
+    """The adjoint of :func:`_patches`: what each pixel of B×C×H×W, ``shape``, gave to patches, summed; in float32."""
+    (batch, channels, height, width), (down, right) = shape, padding
+    pieces = patches.view(batch, *size, *kernel, channels)
+    image = torch.zeros(batch, height + 2 * down, width + 2 * right, channels)
+    for i, j in itertools.product(*map(range, kernel)):
+        rows, columns = (slice(k, k + n * step, step) for k, n, step in zip((i, j), size, stride, strict=True))
+        image[:, rows, columns] += pieces[:, :, :, i, j]
+    return image[:, down : down + height, right : right + width].permute(0, 3, 1, 2).to(patches.dtype)
 
 
 #: Which rows of a 3×3 kernel meet in each row of the 4×4 kernel of :class:`FoldedUpsampling`.
@@ -225,127 +236,3 @@ def _fuse(net: nn.Module) -> None:
             if type(norm) is nn.BatchNorm2d and type(act) is nn.ReLU and not isinstance(layer, Residual):
                 _become(norm, NormRelu)
                 _become(act, Done)
-
-
-def _fusable(norm: Any) -> bool:
-    """Whether a batch norm takes its moments from the batch and keeps a running mean of them, as it mostly does."""
-    return bool(norm.training and norm.momentum is not None and norm.track_running_stats and norm.affine)
-
-
-class NormRelu:
-    """A batch norm that is followed by a ReLU."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return norm_act(self, x) if _fusable(self) else functional.relu(super().forward(x))  # type: ignore[misc]
-
-
-class Done:
-    """A ReLU whose work :class:`NormRelu` has done."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x
-
-
-class NormAct:
-    """timm's batch norm, which has its activation inside."""
-
-    act: nn.Module
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not _fusable(self):
-            return super().forward(x)  # type: ignore[misc, no-any-return]
-        bounds = {nn.ReLU: (0.0, None), nn.ReLU6: (0.0, 6.0), nn.Identity: (None, None)}
-        return norm_act(self, x, bounds=bounds[type(self.act)])
-
-
-class Residual:
-    """A block of a ResNet: its last batch norm, the sum and the ReLU in one; the others with their ReLU."""
-
-    training: bool
-
-    def forward(self, x: Tensor) -> Tensor:
-        block: Any = self
-        if not _fusable(block.bn1):
-            return super().forward(x)  # type: ignore[misc, no-any-return]
-        same = x if block.downsample is None else block.downsample(x)
-        names = [n for n in ("1", "2", "3") if hasattr(block, f"conv{n}")]
-        for name in names:
-            x = getattr(block, f"conv{name}")(x)
-            x = norm_act(getattr(block, f"bn{name}"), x, same if name == names[-1] else None)
-        return x
-
-
-Bounds = tuple[float | None, float | None]
-
-
-def norm_act(norm: Any, x: Tensor, plus: Tensor | None = None, bounds: Bounds = (0.0, None)) -> Tensor:
-    """A training step of the batch norm ``norm`` on B×C×H×W, plus another map, clamped to ``bounds``."""
-    result: Tensor = _NormAct.apply(x, norm.weight, norm.bias, plus, norm, bounds)
-    return result
-
-
-class _NormAct(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, plus: Tensor | None, norm: Any, bounds: Bounds
-    ) -> Tensor:
-        rows, added = _rows(x), None if plus is None else _rows(plus)
-        y, mean, var, scale = _compiled(_forward)(rows, weight, bias, norm.running_mean, norm.eps, added, bounds)
-        with torch.no_grad():
-            norm.num_batches_tracked += 1
-            norm.running_mean.lerp_(mean, norm.momentum)
-            norm.running_var.lerp_(var * (len(rows) / max(len(rows) - 1, 1)), norm.momentum)
-        ctx.save_for_backward(rows, y, mean, scale, weight)
-        ctx.shape, ctx.added, ctx.bounds = x.shape, plus is not None, bounds
-        return _maps(y, x.shape)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        rows, y, mean, scale, weight = ctx.saved_tensors
-        of_x, of_weight, of_bias, of_plus = _compiled(_backward)(
-            _rows(gradients[0]), rows, y, mean, scale, weight, ctx.added, ctx.bounds
-        )
-        of_maps = _maps(of_x, ctx.shape), None if of_plus is None else _maps(of_plus, ctx.shape)
-        return of_maps[0], of_weight, of_bias, of_maps[1], None, None
-
-
-@cache
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """At the first use, for torch's compiler takes a second to import.
-
-    Any number of positions, for last batches are smaller; but a kernel for each number of channels, as parameters have
-    it: one for all of them would be slower than torch's own layers.
-    """
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 256)
-    return torch.compile(function, dynamic=True)
-
-
-def _forward(
-    x: Tensor, weight: Tensor, bias: Tensor, about: Tensor, eps: float, plus: Tensor | None, bounds: Bounds
-) -> tuple[Tensor, ...]:
-    # One pass: moments about a number near the mean, without which squares would cancel.
-    centred = x.float() - about
-    mean = centred.sum(0) / len(x)
-    var = ((centred * centred).sum(0) / len(x) - mean * mean).clamp_min(0)
-    scale = (var + eps).rsqrt()
-    y = (centred - mean) * (weight * scale) + bias
-    if plus is not None:
-        y = y + plus.float()
-    if bounds != (None, None):
-        y = y.clamp(*bounds)
-    return y.to(x.dtype), mean + about, var, scale
-
-
-def _backward(
-    gradient: Tensor, x: Tensor, y: Tensor, mean: Tensor, scale: Tensor, weight: Tensor, added: bool, bounds: Bounds
-) -> tuple[Tensor | None, ...]:
-    low, high = bounds
-    if low is not None:
-        gradient = torch.where(y > low, gradient, 0)
-    if high is not None:
-        gradient = torch.where(y < high, gradient, 0)
-    g = gradient.float()
-    standard = (x.float() - mean) * scale
-    of_bias, of_weight = g.sum(0), (g * standard).sum(0)
-    of_x = (weight * scale) * (g - of_bias / len(x) - standard * (of_weight / len(x)))
-    return of_x.to(x.dtype), of_weight, of_bias, gradient if added else None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from saltseg.config import app
+from saltseg.command import app
 from saltseg.errors import SaltsegError, needed
 from saltseg.report import console
 from saltseg.run import Run

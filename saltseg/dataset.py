@@ -9,8 +9,9 @@ from omegaconf import DictConfig
 from rich.markup import escape
 from rich.table import Table
 
+from saltseg.command import app
 from saltseg.components import instantiate
-from saltseg.config import app, choices
+from saltseg.config import choices
 from saltseg.data.datamodule import SaltDataModule
 from saltseg.data.tgs import find_layout
 from saltseg.data.verify import Report, verify

@@ -6,7 +6,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from saltseg.config import app
+from saltseg.command import app
 from saltseg.errors import SaltsegError, near_miss
 from saltseg.inference import assemble, rebuild_data
 from saltseg.metrics import to_threshold

@@ -17,14 +17,15 @@ from torch.onnx.operators import shape_as_tensor
 
 from saltseg import __version__
 from saltseg.backends import TOLERANCE, onnxruntime_of, to_onnx
-from saltseg.config import app
+from saltseg.command import app
 from saltseg.data.images import Array8
-from saltseg.data.prepare import MULTIPLE, Fit, margins, unfit
+from saltseg.data.prepare import Fit, fitted_length, margins, unfit
 from saltseg.data.synthetic import make_synthetic
 from saltseg.errors import SaltsegError, needed
+from saltseg.files import write_whole, writing
 from saltseg.inference import TTA, VIEWS, Predictor, load_net, one_fit, rebuild_data
 from saltseg.report import console
-from saltseg.run import Run, write_whole, writing
+from saltseg.run import Run
 from saltseg.scoring import HELD_OUT
 from saltseg.sweep import named_runs
 
@@ -118,8 +119,7 @@ def stretched(images: Tensor, axis: int) -> Tensor:
 def sizes(images: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     """How many rows or columns there are, and the multiple of 32 that holds them, as a trace can follow them."""
     native = shape_as_tensor(images)[axis]
-    # Not fitted_shape: the exporter rounds the quotient of a negative number the other way.
-    return native, (native + MULTIPLE - 1) // MULTIPLE * MULTIPLE
+    return native, fitted_length(native)
 
 
 def held_out(run: Run, config: DictConfig) -> tuple[list[Array8], str]:

@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from saltseg.data.prepare import MULTIPLE, Fit, Normalization, Normalize, as_target, unfit
+from saltseg.data.prepare import Fit, Normalization, Normalize, as_target, fitted_length, stretch, unfit
 from saltseg.errors import SaltsegError
 from saltseg.metrics import SegmentationScores
 
@@ -42,21 +41,15 @@ class SaltNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """B×1×H×W in 0…255, H and W multiples of 32, to B×1×H×W float32 logits."""
-        inputs = self.normalize(images if self.shrink == 1 else resize(images.float(), self._inner(images)))
+        height, width = images.shape[-2:]
+        if self.shrink > 1:
+            small = (fitted_length(height // self.shrink), fitted_length(width // self.shrink))
+            images = stretch(images.float(), small)
+        inputs = self.normalize(images)
         if next(self.net.parameters()).is_contiguous(memory_format=torch.channels_last):
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         logits: Tensor = self.net(inputs).float()
-        return logits if self.shrink == 1 else resize(logits, (images.shape[-2], images.shape[-1]))
-
-    def _inner(self, images: Tensor) -> tuple[int, int]:
-        """Height and width at which the network works."""
-        height, width = ((n // self.shrink + MULTIPLE - 1) // MULTIPLE * MULTIPLE for n in images.shape[-2:])
-        return height, width
-
-
-def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """B×C×h×w to B×C×H×W with (H, W) = ``size``; halving averages 2×2 pixels."""
-    return functional.interpolate(maps, size, mode="bilinear", align_corners=False)
+        return logits if self.shrink == 1 else stretch(logits, (height, width))
 
 
 class SaltModule(LightningModule):

@@ -13,10 +13,12 @@ from omegaconf import DictConfig, ListConfig
 from tqdm import tqdm
 
 from saltseg.calibration import NO_TRANSFER, temper
-from saltseg.config import app, resolved
+from saltseg.command import app
+from saltseg.config import resolved
 from saltseg.data.images import Array8
 from saltseg.data.sampling import Grain
 from saltseg.errors import SaltsegError, check_choice
+from saltseg.files import write_whole
 from saltseg.inference import Mean, Prediction, Predictor, assemble
 from saltseg.metrics import to_threshold
 from saltseg.prediction.products import KINDS, Products
@@ -24,7 +26,7 @@ from saltseg.prediction.sections import SurveyOptions
 from saltseg.prediction.sources import ARRAY_SUFFIXES, SEGY_SUFFIXES, Source, sources
 from saltseg.prediction.survey import predict_survey
 from saltseg.report import console
-from saltseg.run import Run, write_whole
+from saltseg.run import Run
 from saltseg.sweep import digest, named_runs
 from saltseg.uncertainty import MEMBERS, disagreement, entropy, uncertainty
 

@@ -55,15 +55,15 @@ class Stages(Profiler):
         around = self.open[-1] if self.open else "other"
         return next((stage for stage, names in STAGES.items() if any(n in action for n in names)), around)
 
-    @property
-    def shares(self) -> dict[str, float]:
-        """Of every stage, in [0, 1]; together 1."""
-        total = sum(self.seconds.values())
-        return {stage: self.seconds[stage] / total if total else 0.0 for stage in (*STAGES, "other")}
+    def shares(self, **longer: float) -> dict[str, float]:
+        """Of every stage, in [0, 1]; together 1. ``longer``: by how much a stage would be longer in a whole epoch."""
+        seconds = {stage: self.seconds[stage] * longer.get(stage, 1.0) for stage in (*STAGES, "other")}
+        total = sum(seconds.values())
+        return {stage: value / total if total else 0.0 for stage, value in seconds.items()}
 
     def summary(self) -> str:
         """In one line."""
-        return "time of the last epoch: " + ", ".join(f"{stage} {share:.1%}" for stage, share in self.shares.items())
+        return "time of the last epoch: " + ", ".join(f"{stage} {share:.1%}" for stage, share in self.shares().items())
 
     def describe(self) -> None:
         """Say it; Lightning calls this at the end of a fit."""

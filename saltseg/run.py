@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import metadata
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
 from saltseg.errors import SaltsegError
+from saltseg.files import write_whole
 
 HISTORY_COLUMNS = (
     "epoch",
@@ -216,9 +218,9 @@ class Run:
 
     def write_arrays(self, file: Path, **arrays: np.ndarray[Any, Any]) -> None:
         """Write an NPZ whole."""
-        partial = file.with_suffix(".partial.npz")
-        np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]
-        partial.replace(file)
+        packed = BytesIO()
+        np.savez_compressed(packed, **arrays)  # type: ignore[arg-type]
+        write_whole(file, packed.getvalue())
 
     def adopt(self, checkpoint: Path) -> None:
         """Carry over from the run of ``checkpoint`` what a resume needs: its history up to there and its best weights.
@@ -250,35 +252,6 @@ class Run:
         self.write_table(self.history_file, trained.history())
         about = trained.metrics()
         return {key: about[key] for key in ABOUT_TRAINING}
-
-
-def write_whole(file: Path, content: str | bytes) -> None:
-    """Write so that a reader finds the old content or the new one, never half of it.
-
-    Raises:
-        SaltsegError: if the disk is full or the place can't be written to; nothing is left of the attempt.
-    """
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    with writing(file):
-        try:
-            partial.write_bytes(content.encode() if isinstance(content, str) else content)
-            partial.replace(file)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
-
-
-@contextmanager
-def writing(file: Path) -> Iterator[None]:
-    """Say in words that a file can't be written.
-
-    Raises:
-        SaltsegError: instead of an OSError.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise SaltsegError(f"{file} can't be written: {error.strerror or error}.") from error
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:

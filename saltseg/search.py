@@ -15,11 +15,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from saltseg.callbacks import MONITORS
+from saltseg.command import app, command_line
 from saltseg.components import check
-from saltseg.config import SearchConfig, TrainConfig, app, choices, command_line, resolved
+from saltseg.config import SearchConfig, TrainConfig, choices, resolved
 from saltseg.errors import SaltsegError, check_choice
+from saltseg.files import write_whole
 from saltseg.report import console
-from saltseg.run import write_whole
 from saltseg.searching.overrides import composed, experiment, written
 from saltseg.searching.trial import Interrupt
 

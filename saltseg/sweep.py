@@ -19,9 +19,11 @@ import pandas as pd
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from saltseg.config import MENDABLE, explain, refuse_strays, resolved, slug
+from saltseg.command import MENDABLE, explain, refuse_strays
+from saltseg.config import resolved, slug
 from saltseg.errors import SaltsegError
-from saltseg.run import PACKAGES, Run, write_whole
+from saltseg.files import write_whole
+from saltseg.run import PACKAGES, Run
 
 #: What changes no weight: how a trained network is scored, and what is shown or kept on the way.
 NOT_TRAINING = ("threshold", "tta", "weights", "logger", "trust", "choices", "hydra")

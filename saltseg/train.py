@@ -19,13 +19,14 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
 from saltseg.callbacks import MONITORS, DataPictures, EpochSeed, History, LossSchedule
+from saltseg.command import app, command_line
 from saltseg.components import check, instantiate, listed
-from saltseg.config import app, choices, command_line, resolved
-from saltseg.cpu import keep_memory, suit_cpu
+from saltseg.config import choices, resolved
+from saltseg.cpu import suit_cpu
 from saltseg.data.datamodule import SaltDataModule
 from saltseg.data.sampling import Grain
 from saltseg.errors import SaltsegError, check_choice
-from saltseg.hardware import detect
+from saltseg.hardware import detect, keep_memory
 from saltseg.inference import Predictor, load_net, restore
 from saltseg.metrics import check_threshold
 from saltseg.module import SaltModule, SaltNet

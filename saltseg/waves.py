@@ -15,9 +15,10 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from saltseg.config import MENDABLE, explain
+from saltseg.command import MENDABLE, explain
 from saltseg.errors import SaltsegError
-from saltseg.run import Run, write_whole
+from saltseg.files import write_whole
+from saltseg.run import Run
 from saltseg.sweep import Job, State, Sweep, record_failure
 
 #: Runs jobs made of these overrides and waits for them.

@@ -65,19 +65,21 @@ def assert_alike(one: dict[str, Tensor], other: dict[str, Tensor], tolerance: fl
         assert apart < tolerance, f"{name}: {apart}"
 
 
-@pytest.mark.parametrize("size", [2, 4, 8])
+@pytest.mark.parametrize("size", [2, 4, 8, 11])
 @pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 1, 1), (3, 2, 1), (1, 1, 0), (1, 2, 0), (7, 2, 3)])
-def test_the_gradient_by_a_matrix_is_the_convolutions_own(size, kernel, stride, padding):
+@pytest.mark.parametrize("by", ["_Convolution", "_WeightGradient"])
+def test_a_matrix_product_is_the_convolutions_own(by, size, kernel, stride, padding, monkeypatch):
     torch.manual_seed(0)
     conv = nn.Conv2d(6, 10, kernel, stride, padding, bias=False).to(memory_format=LAST)
     plain, suited = both(nn.Sequential(conv), fuse=False)
-    assert isinstance(suited[0], cpu.GradientByMatrix)
+    assert isinstance(suited[0], cpu.ByMatrix)
     x = torch.randn(4, 6, size, size)
     calls = []
-    whole = cpu._Convolution.backward
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpu._Convolution, "backward", lambda *a: calls.append(1) or whole(*a))
-        assert_alike(step(plain, x), step(suited, x))
+    function = getattr(cpu, by)
+    whole = function.backward
+    monkeypatch.setattr(cpu, "VERY_FEW_POSITIONS", 512 if by == "_Convolution" else 0)
+    monkeypatch.setattr(function, "backward", lambda *a: calls.append(1) or whole(*a))
+    assert_alike(step(plain, x), step(suited, x))
     assert calls
 
 
@@ -246,7 +248,7 @@ def test_a_deep_copy_computes_with_its_own_weights():
 
 KEPT = """
 import resource, torch
-from saltseg.cpu import keep_memory
+from saltseg.hardware import keep_memory
 {call}
 def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 def work():

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from saltseg.data.images import IGNORE
+from saltseg.errors import SaltsegError
 from saltseg.pictures import figures, plots, style
 
 ORANGE, BLUE = "#E69F00", "#56B4E9"
@@ -243,7 +244,7 @@ def test_a_failure_leaves_the_old_picture_and_no_rest(tmp_path: Path, monkeypatc
         raise OSError("disk full")
 
     monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(SaltsegError, match="disk full"):
         figures.sheet(*tiles(1), path)
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_bytes() == b"old"

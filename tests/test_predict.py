@@ -21,10 +21,11 @@ from saltseg.data import rle
 from saltseg.data.amplitude import live, stretch
 from saltseg.data.folder import to_image
 from saltseg.data.segy import Segy
+from saltseg.files import write_whole
 from saltseg.hardware import Hardware
 from saltseg.inference import Predictor, load_net
 from saltseg.prediction import products
-from saltseg.run import Run, write_whole
+from saltseg.run import Run
 from saltseg.uncertainty import entropy, mutual_information, uncertainty
 
 SIZES = {"a": (101, 101), "b": (60, 40), "c": (150, 333), "d": (101, 101)}

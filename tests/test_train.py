@@ -10,8 +10,8 @@ from PIL import Image
 from runs import SHARED, TINY, assert_equal_history, assert_equal_weights, call, files, tiny_run
 
 from saltseg import train
+from saltseg.command import app
 from saltseg.components import instantiate
-from saltseg.config import app
 from saltseg.metrics import CURVE, SCORES, Counts, best_threshold
 from saltseg.run import Run
 

@@ -1,6 +1,6 @@
 """From an image to what a net takes, and back: fitting to a multiple of 32 and cropping to the native size again."""
 
-from typing import Literal
+from typing import Literal, TypeVar
 
 import cv2
 import numpy as np
@@ -13,6 +13,7 @@ from saltseg.data.images import IGNORE, Array8
 
 Fit = Literal["pad", "resize"]
 Normalization = Literal["imagenet", "tile"]
+Length = TypeVar("Length", int, Tensor)
 
 #: Encoders of five stages halve the image five times.
 MULTIPLE = 32
@@ -20,8 +21,14 @@ MULTIPLE = 32
 
 def fitted_shape(*shapes: tuple[int, ...]) -> tuple[int, int]:
     """The smallest (H, W), both multiples of 32, that holds every shape."""
-    height, width = (max(s[axis] for s in shapes) for axis in (0, 1))
-    return -(-height // MULTIPLE) * MULTIPLE, -(-width // MULTIPLE) * MULTIPLE
+    height, width = (fitted_length(max(s[axis] for s in shapes)) for axis in (0, 1))
+    return height, width
+
+
+def fitted_length(length: Length) -> Length:
+    """The multiple of 32 that holds so many rows or columns; of a tensor as well, as a trace can follow it."""
+    # Not -(-length // MULTIPLE): the exporter rounds the quotient of a negative number the other way.
+    return (length + MULTIPLE - 1) // MULTIPLE * MULTIPLE
 
 
 def margins(native: tuple[int, ...], fitted: tuple[int, ...]) -> tuple[int, int]:
@@ -48,11 +55,14 @@ def unfit(maps: Tensor, native: tuple[int, int], fit: Fit) -> Tensor:
     Exactly the identity after padding; bilinear after resizing.
     """
     if fit == "resize":
-        if tuple(maps.shape[-2:]) == native:
-            return maps
-        return functional.interpolate(maps, native, mode="bilinear", align_corners=False, antialias=False)
+        return maps if tuple(maps.shape[-2:]) == native else stretch(maps, native)
     top, left = margins(native, maps.shape[-2:])
     return maps[..., top : top + native[0], left : left + native[1]]
+
+
+def stretch(maps: Tensor, shape: tuple[int, int]) -> Tensor:
+    """B×C×h×w to B×C×H×W with (H, W) = ``shape``, bilinear; halving averages 2×2 pixels."""
+    return functional.interpolate(maps, shape, mode="bilinear", align_corners=False, antialias=False)
 
 
 class Normalize(nn.Module):

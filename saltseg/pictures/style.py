@@ -5,13 +5,15 @@ https://jfly.uni-koeln.de/color), pixels without a label striped. Figures are bu
 training process or a thread touches no global state.
 """
 
-import os
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
+
+from saltseg.files import write_whole
 
 TRUTH, PREDICTION = "#E69F00", "#56B4E9"
 BLUE, GREEN, PURPLE, BROWN = "#0072B2", "#009E73", "#B0568F", "#8C5A00"
@@ -32,11 +34,7 @@ def picture(figure: Figure) -> Image.Image:
 
 def save(figure: Figure, path: Path) -> None:
     """Write the PNG whole or not at all."""
-    drawn = picture(figure)
+    drawn = BytesIO()
+    picture(figure).save(drawn, format="png")
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        drawn.save(unfinished, format="png")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_whole(path, drawn.getvalue())

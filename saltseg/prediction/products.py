@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from saltseg.data import rle
 from saltseg.data.images import Array8
 from saltseg.errors import SaltsegError
-from saltseg.run import write_whole, writing
+from saltseg.files import write_whole, writing
 
 Float = NDArray[np.float32]
 

@@ -20,10 +20,10 @@ from tqdm import tqdm
 from saltseg.data.sampling import Grain
 from saltseg.data.segy import Copy, Direction, Section, Segy
 from saltseg.errors import SaltsegError
+from saltseg.files import write_whole
 from saltseg.pictures.section_figure import draw_section
 from saltseg.prediction.bodies import Bodies, Points, holes, surfaces
 from saltseg.prediction.sections import Bool, Float, Predict, Preparation, SurveyOptions, prepare
-from saltseg.run import write_whole
 
 Labels = NDArray[np.int64]
 

@@ -20,12 +20,13 @@ from rich.table import Table
 from torch.nn import functional
 
 from saltseg import cpu
+from saltseg.hardware import keep_memory
 
 SPEEDUPS = {
     "as torch does it": None,
     "memory kept, in huge pages": "memory",
     "depthwise convolutions in float32": cpu.InFloat32,
-    "weight gradients of small maps as matrix products": cpu.GradientByMatrix,
+    "weight gradients of small maps as matrix products": cpu.ByMatrix,
     "upsampling folded into the convolution": cpu.FoldedUpsampling,
     "batch norm, sum and activation fused (compile=true)": "fuse",
 }
@@ -35,12 +36,12 @@ def measure(encoder: str, count: int, steps: int = 20) -> dict[str, float]:
     """Seconds of forward, backward and optimizer with the first ``count`` speed-ups."""
     wanted = list(SPEEDUPS.values())[:count]
     if "memory" in wanted:
-        cpu.keep_memory()
+        keep_memory()
     torch.manual_seed(0)
     net = smp.Unet(encoder, encoder_weights=None).to(memory_format=torch.channels_last)
     cpu.suit_cpu(net, fuse="fuse" in wanted)
     for layer in net.modules():
-        for faster in (cpu.InFloat32, cpu.GradientByMatrix, cpu.FoldedUpsampling):
+        for faster in (cpu.InFloat32, cpu.ByMatrix, cpu.FoldedUpsampling):
             if isinstance(layer, faster) and faster not in wanted:
                 layer.__class__ = type(layer).__mro__[2]  # the layer's own again
     optimizer = torch.optim.Adam(net.parameters(), 1e-3, fused=True)
