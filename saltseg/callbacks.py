@@ -98,10 +98,14 @@ class DataPictures(Callback):
         self.drawn = False
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Once, a resumed run too."""
+        """Once, of a resumed run too."""
         if not self.drawn:
             self.drawn = True
             draw_data(self.run, _data(trainer))
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Where nothing was left to train."""
+        self.on_train_batch_end(trainer)
 
 
 class History(Callback):

@@ -65,6 +65,7 @@ def test_a_training_that_is_done_is_scored_again(tmp_path):
         assert_equal_weights(done.checkpoint(name), again.checkpoint(name))
     assert again.metrics()["val_best/iou"] == done.metrics()["val_best/iou"]
     assert again.metrics()["threshold"] == 0.4
+    assert {f.name for f in again.figures.iterdir()} == {f.name for f in done.figures.iterdir()}
 
 
 def test_ctrl_c_leaves_a_run_that_resumes(tmp_path):

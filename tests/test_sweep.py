@@ -70,6 +70,7 @@ def test_a_failure_stops_no_other_job_and_has_its_reason(mixed):
 def test_a_job_that_only_scores_has_all_files_and_its_twins_weights(mixed):
     twin, scored = Run(mixed / TRAINED), Run(mixed / SCORED)
     assert {p.name for p in scored.path.iterdir()} == {p.name for p in twin.path.iterdir()}
+    assert {p.name for p in scored.figures.iterdir()} == {p.name for p in twin.figures.iterdir()}
     for name in ("best", "last"):
         link = scored.checkpoint(name)
         assert link.is_symlink()
