@@ -86,7 +86,7 @@ class Kill(Callback):
 
 @contextmanager
 def _as_it_was() -> Iterator[None]:
-    """Hydra sets up the log for a whole process, and Lightning ignores a second Ctrl-C: undo both."""
+    """Hydra sets up the log for a whole process or switches it off, and Lightning ignores a second Ctrl-C: undo all."""
     root, interrupt = logging.getLogger(), signal.getsignal(signal.SIGINT)
     handlers, level = list(root.handlers), root.level
     try:
@@ -95,6 +95,8 @@ def _as_it_was() -> Iterator[None]:
         for handler in set(root.handlers) - set(handlers):
             handler.close()
         root.handlers[:], root.level = handlers, level
+        for logger in root.manager.loggerDict.values():
+            logger.disabled = False  # type: ignore[union-attr]
         signal.signal(signal.SIGINT, interrupt)
 
 
