@@ -26,7 +26,7 @@ SPEEDUPS = {
     "as torch does it": None,
     "memory kept, in huge pages": "memory",
     "depthwise convolutions in float32": cpu.InFloat32,
-    "weight gradients of small maps as matrix products": cpu.ByMatrix,
+    "convolutions of small maps as matrix products": cpu.ByMatrix,
     "upsampling folded into the convolution": cpu.FoldedUpsampling,
     "batch norm, sum and activation fused (compile=true)": "fuse",
 }
