@@ -75,7 +75,7 @@ class _NormAct(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, plus: Tensor | None, norm: Any, bounds: Bounds
     ) -> Tensor:
         rows, added = rows_of(x), None if plus is None else rows_of(plus)
-        y, mean, var, scale = _compiled(_forward)(rows, weight, bias, norm.running_mean, norm.eps, added, bounds)
+        y, mean, var, scale = _compiled(_forward)(rows, weight, bias, norm.eps, added, bounds)
         with torch.no_grad():
             norm.num_batches_tracked += 1
             norm.running_mean.lerp_(mean, norm.momentum)
@@ -106,9 +106,10 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _forward(
-    x: Tensor, weight: Tensor, bias: Tensor, about: Tensor, eps: float, plus: Tensor | None, bounds: Bounds
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, plus: Tensor | None, bounds: Bounds
 ) -> tuple[Tensor, ...]:
-    # One pass: moments about a number near the mean, without which squares would cancel.
+    # One pass: moments about one of the channel's own values, for squares cancel where the mean is many deviations off.
+    about = x[0].float()
     centred = x.float() - about
     mean = centred.sum(0) / len(x)
     var = ((centred * centred).sum(0) / len(x) - mean * mean).clamp_min(0)
@@ -142,6 +143,6 @@ def rows_of(maps: Tensor) -> Tensor:
 
 
 def maps_of(rows: Tensor, shape: Sequence[int]) -> Tensor:
-    """The inverse of :func:`_rows`, channels_last."""
+    """The inverse of :func:`rows_of`, channels_last."""
     batch, channels, height, width = shape
     return rows.view(batch, height, width, channels).permute(0, 3, 1, 2)
