@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import sys
 from pathlib import Path
 
@@ -11,7 +12,16 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
+import torch
+
 TGS = Path(os.environ.get("SALTSEG_TGS", "data/tgs"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """The same random numbers whichever tests came before, in the fixtures that are made for a test, too."""
+    random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture

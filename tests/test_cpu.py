@@ -141,7 +141,7 @@ def test_narrow_channels_far_from_their_running_mean_do_not_cancel():
         plain, suited = both(lively(BLOCKS["bottleneck"]()), fuse=True)
         x = 3 * torch.randn(4, 6, 12, 12) + 1
         exact = copy.deepcopy(plain).double()(x.double())
-        assert (suited(x).double() - exact).norm() < 1e-5 * exact.norm(), seed
+        assert (suited(x).double() - exact).norm() < 3e-5 * exact.norm(), seed
 
 
 def test_moments_far_from_zero_do_not_cancel():
