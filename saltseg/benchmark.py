@@ -48,8 +48,8 @@ def benchmark(config: DictConfig) -> None:
     directory = Path(HydraConfig.get().runtime.output_dir)
     if config.run is not None:
         run = Run.finished(config.run)
-        # The command's trust, not that in the run, which may be a stranger's.
-        data = rebuild_data(run, OmegaConf.create({"data": {}, "trust": config.trust}))
+        moved = any(o.partition("=")[0] == "data.root" for o in HydraConfig.get().overrides.task)
+        data = rebuild_data(run, config.trust, config.data.root if moved else None)
         rows = measure_backends(run, data, config.trust)
         fastest = max(rows[:-1], key=lambda r: r["images_per_second"])
         console.print(backend_table(rows, fastest))

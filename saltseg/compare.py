@@ -76,7 +76,7 @@ def look_closer(verdict: Verdict, notes: list[str], config: DictConfig) -> Findi
 def read_data(arm: Arm, notes: list[str], config: DictConfig) -> Images | None:
     """The images, to be drawn; without them the report says so."""
     try:
-        return rebuild_data(arm.runs[0].run, config).images
+        return rebuild_data(arm.runs[0].run, config.trust, config.data.root).images
     except SaltsegError as error:
         notes.append(f"Images are drawn without their amplitudes, for the data isn't here: {error}")
         return None

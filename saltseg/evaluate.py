@@ -29,7 +29,7 @@ def evaluate(config: DictConfig) -> None:
     weights = config.weights.value if config.weights is not None else first.weights
     tta = config.tta.value if config.tta is not None else first.tta
     threshold = choose_threshold(config.threshold, runs, parts)
-    data = rebuild_data(runs[0], config)
+    data = rebuild_data(runs[0], config.trust, config.data.root)
     predictor = assemble(
         runs,
         weights=weights,

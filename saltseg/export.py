@@ -125,7 +125,7 @@ def sizes(images: Tensor, axis: int) -> tuple[Tensor, Tensor]:
 def held_out(run: Run, config: DictConfig) -> tuple[list[Array8], str]:
     """Images that the run has not learned, and what they are; synthetic ones where its data can't be had."""
     try:
-        data = rebuild_data(run, config)
+        data = rebuild_data(run, config.trust, config.data.root)
         images, part = next((list(i.images), p) for p in HELD_OUT[::-1] if len(i := data.part(p)))
     except SaltsegError as error:
         console.print(f"The run's data can't be had, so the check is on synthetic images. {escape(str(error))}")

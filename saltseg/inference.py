@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from lightning.fabric import Fabric
 from numpy.typing import NDArray
-from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.special import entr
 
@@ -236,12 +235,15 @@ def load_net(run: Run, weights: str, trust: Sequence[str] = ()) -> SaltNet:
     return net
 
 
-def rebuild_data(run: Run, config: DictConfig) -> SaltDataModule:
-    """The data that a run was trained on, divided as it was."""
-    run_config = run.config()
-    if (root := config.data.get("root")) is not None:
-        run_config.data.root = root
-    data: SaltDataModule = instantiate(run_config.data, config.trust, augmentation=None, seed=run_config.seed)
+def rebuild_data(run: Run, trust: Sequence[str] = (), root: str | None = None) -> SaltDataModule:
+    """The data that a run was trained on, divided as it was; from ``root`` where it has moved.
+
+    ``trust`` is the user's own, never that in the run, which may be a stranger's.
+    """
+    config = run.config()
+    if root is not None:
+        config.data.root = root
+    data: SaltDataModule = instantiate(config.data, trust, augmentation=None, seed=config.seed)
     data.divide_as(run.split())
     return data
 

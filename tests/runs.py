@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import tgs_trees
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
@@ -111,6 +112,15 @@ def tiny_run(directory: Path, *overrides: object, own: Path = OWN) -> Run:
     """A run of training in ``directory``."""
     call(train.main, *TINY, f"hydra.run.dir={directory}", *overrides, own=own)
     return Run(directory)
+
+
+def tgs_run(directory: Path) -> tuple[Run, Path]:
+    """A run on files like those of TGS, and their folder."""
+    root = tgs_trees.write(directory / "tgs", tgs_trees.zips())
+    division = ("data.split.train=2", "data.split.val=1", "data.split.test=1", "data.batch_size=2")
+    fast = ("model=tiny", "trainer=cpu", "trainer.fast_dev_run=1")
+    call(train.main, *fast, "data=tgs", f"data.root={root}", *division, f"hydra.run.dir={directory / 'run'}")
+    return Run(directory / "run"), root
 
 
 #: One finished run for all tests that only look: three epochs, the loss changes before the second.

@@ -7,7 +7,7 @@ import time
 import pytest
 from omegaconf import OmegaConf
 from rich.console import Console
-from runs import OWN, SMALL_DATA, call, failure, shell, tiny_run
+from runs import OWN, SMALL_DATA, call, failure, shell, tgs_run, tiny_run
 
 from saltseg import benchmark, train
 from saltseg.profiling import STAGES, Stages
@@ -141,6 +141,16 @@ def test_backends_are_compared_with_float32(tmp_path):
         assert row["iou"] == pytest.approx(run.metrics()["heldout/iou"], abs=1e-3), row["backend"]
     fastest = max(rows[:3], key=lambda r: r["images_per_second"])["backend"]
     assert f"fastest here: backend={fastest}" in done.stdout
+
+
+def test_backends_are_measured_where_the_data_is_now(tmp_path, capfd, monkeypatch):
+    run, root = tgs_run(tmp_path)
+    now = root.rename(tmp_path / "now")
+    monkeypatch.setattr(benchmark, "TIMED", 4)
+    again = ("data=tgs", f"run={run.path}", f"hydra.run.dir={tmp_path}/b")
+    assert f"data.root: {root} does not exist" in failure(capfd, benchmark.main, *again)
+    call(benchmark.main, *again, f"data.root={now}")
+    assert "fastest here" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("axis", ["threads", "threads=", "=2"])

@@ -3,7 +3,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from runs import call, failure, files, tiny_run
+from runs import call, failure, files, tgs_run, tiny_run
 
 from saltseg import evaluate, inference
 from saltseg.components import instantiate
@@ -126,4 +126,13 @@ def test_an_ensemble_with_a_member_that_has_learned_the_scored_images_is_refused
 def test_a_run_may_move(run, tmp_path):
     moved = shutil.copytree(run.path, tmp_path / "moved")
     metrics = scored(tmp_path / "scored", f"run={moved}").metrics()
+    assert scores(metrics) == pytest.approx(scores(run.metrics()), abs=1e-6)
+
+
+def test_data_may_move(tmp_path, capfd):
+    run, root = tgs_run(tmp_path)
+    now = root.rename(tmp_path / "now")
+    said = failure(capfd, evaluate.main, f"run={run.path}", f"hydra.run.dir={tmp_path}/none")
+    assert f"data.root: {root} does not exist" in said
+    metrics = scored(tmp_path / "scored", f"run={run.path}", f"data.root={now}").metrics()
     assert scores(metrics) == pytest.approx(scores(run.metrics()), abs=1e-6)

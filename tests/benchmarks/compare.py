@@ -155,7 +155,7 @@ def main() -> None:
             figures["start"].append(start_up(folder))
         for epochs in (1, 4):
             figures[f"memory of {epochs}"].append(memory(folder, epochs))
-    data = rebuild_data(run, run.config())
+    data = rebuild_data(run)
     predictor = assemble([run], weights="last", tta="none", image_size=data.image_size, batch_size=32)
     predictor(data.part("val").images)
     bare, scored = zip(*(validation(data, predictor) for _ in range(args.rounds)), strict=True)
