@@ -63,7 +63,7 @@ def show_scores(run: Run) -> None:
     """A short table of the scores, and where everything is."""
     metrics = run.metrics()
     title = f"{metrics['dataset']}, weights={metrics['weights']}, tta={metrics['tta']}"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("")
     table.add_column("at", justify="right")
     for score in SCORES:
