@@ -1,11 +1,12 @@
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from runs import call, failure, files, tgs_run, tiny_run
 
-from saltseg import evaluate, inference
+from saltseg import evaluate, inference, report
 from saltseg.components import instantiate
 from saltseg.hardware import Hardware
 from saltseg.inference import Predictor, load_net
@@ -136,3 +137,13 @@ def test_data_may_move(tmp_path, capfd):
     assert f"data.root: {root} does not exist" in said
     metrics = scored(tmp_path / "scored", f"run={run.path}", f"data.root={now}").metrics()
     assert scores(metrics) == pytest.approx(scores(run.metrics()), abs=1e-6)
+
+
+def test_the_table_of_scores_fits_80_columns(capsys):
+    results = Path(__file__).parents[1] / "docs" / "results"
+    for name in ("pretrained", "speedrun"):
+        report.show_scores(Run(results / name))
+        said = capsys.readouterr().out
+        assert "empty_correct" in said
+        assert "heldout" in said
+        assert max(map(len, said.splitlines()[:-2])) <= 80
